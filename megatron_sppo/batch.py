@@ -1,0 +1,82 @@
+"""The values that pass between the stages of a step: frozen, complete when they exist, the same on every rank.
+
+Rollouts of a step are small beside the models (512 responses of 8k tokens are 16 MB of int32), so every rank holds all
+of them on the host and takes its share when it builds micro-batches; no stage scatters or gathers dictionaries.
+Shape legend: see :mod:`megatron_sppo.ragged`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from megatron_sppo.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """P prompts of one step, in data order."""
+
+    ids: tuple[str, ...]  # [P] stable name of the row: "<file stem>:<row number>"
+    texts: tuple[str, ...]  # [P] rendered text, as tokenised
+    golds: tuple[str, ...]  # [P] ground truth
+    sources: tuple[str, ...]  # [P] `data_source`, or the file's stem
+    tokens: Ragged  # [P] int64 token ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """What the engine is asked for: ``num_samples`` responses per prompt."""
+
+    num_samples: int
+    temperature: float  # 0 = greedy
+    top_p: float
+    top_k: int  # -1 = off
+    max_response_tokens: int
+    stop_token_ids: tuple[int, ...]
+    seed: int  # with prompt and sample index it fixes every response, whatever the engine layout
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """B = P x num_samples responses; those of one prompt are adjacent."""
+
+    prompts: Prompts
+    prompt_index_B: Tensor  # [B] int64 into prompts
+    response_tokens: Ragged  # [B] int64; ends with the stop token unless truncated
+    engine_logprobs: Ragged  # [B] float32 log-prob of each sampled token after temperature, from the engine
+    truncated_B: Tensor  # [B] bool: the length limit was reached without a stop token
+    texts: tuple[str, ...]  # [B] decoded responses, special tokens dropped
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def prompt_tokens(self) -> Ragged:
+        """[B] the prompt of each response."""
+        return self.prompts.tokens.select(self.prompt_index_B.tolist())
+
+
+@dataclass(frozen=True)
+class CriticBatch:
+    """One step's targets for the sequence-level critic (eq. 2)."""
+
+    prompt_tokens: Ragged  # [B]
+    rewards_B: Tensor  # [B] float32 in [0, 1]
+    values_B: Tensor  # [B] float32 V(s_p) before this step's update
+
+
+@dataclass(frozen=True)
+class ActorBatch:
+    """One step's input to the policy update (eq. 3)."""
+
+    prompt_tokens: Ragged  # [B]
+    response_tokens: Ragged  # [B]
+    advantages: Ragged  # [B] float32 per token (SPPO: the same at every token of a response)
+    old_logprobs: Ragged  # [B] trainer log-probs under the policy that sampled
+    engine_logprobs: Ragged  # [B]
+    reference_logprobs: Ragged  # [B] initial policy; equal to old_logprobs where no KL is asked for

@@ -1,0 +1,209 @@
+"""Every knob, its default and its meaning: frozen values, one home each.
+
+A config is built once by :mod:`megatron_sppo.config.load`, checked once by
+:mod:`megatron_sppo.config.arithmetic`, and never written to afterwards. ``knob`` keeps the one-line meaning beside the
+default so that ``--help`` and the documentation are generated from here and cannot drift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def knob(default: Any, meaning: str) -> Any:
+    """A dataclass field with its default and a one-line meaning."""
+    return field(default=default, metadata={"meaning": meaning})
+
+
+def section(kind: type, meaning: str) -> Any:
+    """A nested config section built from its own defaults."""
+    return field(default_factory=kind, metadata={"meaning": meaning})
+
+
+REQUIRED = ""  # a knob without a sensible default; `arithmetic.check` names it when it is still empty
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    lr: float = knob(1e-6, "peak learning rate")
+    schedule: Literal["constant", "linear", "cosine"] = knob("constant", "decay after warm-up, down to min_lr at the last step")
+    warmup_steps: int = knob(0, "optimizer steps of linear warm-up from 0")
+    min_lr: float = knob(0.0, "learning rate at the end of a linear or cosine decay")
+    weight_decay: float = knob(0.01, "AdamW decay; biases and norms are exempt")
+    beta1: float = knob(0.9, "AdamW first-moment decay")
+    beta2: float = knob(0.999, "AdamW second-moment decay")
+    eps: float = knob(1e-8, "AdamW epsilon")
+    clip_grad: float = knob(1.0, "global gradient-norm clip; 0 turns it off")
+    distributed: bool = knob(True, "shard optimizer states over data-parallel ranks (Megatron's distributed optimizer)")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What actor, critic and SFT share: where the weights come from and how the model is laid out over the ranks."""
+
+    path: str = knob(REQUIRED, "HF folder (config.json, *.safetensors, tokenizer) of a Qwen2, Qwen2.5 or Qwen3 dense model")
+    dtype: Literal["auto", "fp32", "bf16"] = knob("auto", "parameter dtype; auto = bf16 on GPU, fp32 on CPU")
+    tp: int = knob(1, "tensor-parallel size")
+    pp: int = knob(1, "pipeline-parallel size")
+    cp: int = knob(1, "context-parallel size")
+    sequence_parallel: bool = knob(False, "shard norms and residuals over the TP group (needs tp > 1)")
+    recompute: Literal["none", "selective", "full"] = knob("none", "activation recomputation")
+    micro_batch_tokens: int = knob(16384, "token budget of one packed micro-batch per data-parallel rank; a longer sequence gets its own")
+    logprob_chunk_tokens: int = knob(1024, "tokens whose logits exist at once in fp32 (memory = chunk x vocab/TP x 4 bytes)")
+    mini_batch_size: int = knob(0, "responses per optimizer step over all ranks; 0 = the whole rollout batch")
+    optimizer: OptimizerConfig = section(OptimizerConfig, "AdamW and its schedule")
+
+
+@dataclass(frozen=True)
+class ActorConfig(ModelConfig):
+    epochs: int = knob(1, "passes over each rollout batch")
+
+
+@dataclass(frozen=True)
+class CriticConfig(ModelConfig):
+    """The sequence-level critic: reads the prompt alone. An empty `path` starts from the actor's checkpoint."""
+
+    prior: float = knob(0.5, "V of every prompt before the first update")
+    warmup_steps: int = knob(0, "steps in which only the critic learns")
+    epochs: int = knob(1, "critic passes over each rollout batch per actor update")
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(lr=5e-6), metadata={"meaning": "AdamW and its schedule"}
+    )
+
+
+@dataclass(frozen=True)
+class KLConfig:
+    coefficient: float = knob(0.0, "weight of the KL to the initial policy; 0 = none and no reference pass")
+    where: Literal["loss", "reward"] = knob("loss", "add the KL to the loss per token, or subtract its sum from the reward")
+    estimator: Literal["k1", "k2", "k3"] = knob("k3", "k1 = -log r, k2 = (log r)^2 / 2, k3 = r - 1 - log r (r = reference/policy)")
+
+
+@dataclass(frozen=True)
+class ImportanceSamplingConfig:
+    """Correction of the gap between the rollout engine's distribution and the trainer's (diagnostics are always on)."""
+
+    truncate: float = knob(0.0, "upper bound C of the per-token weight min(C, pi_trainer/pi_engine); 0 = no correction")
+    mask_above: float = knob(0.0, "drop tokens whose pi_trainer/pi_engine or its inverse exceeds this; 0 = keep all")
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig:
+    name: Literal["sppo"] = knob("sppo", "which algorithm: sampling plan, credit assignment and losses")
+    clip_low: float = knob(0.2, "PPO clip: ratio >= 1 - clip_low")
+    clip_high: float = knob(0.2, "PPO clip: ratio <= 1 + clip_high")
+    dual_clip: float = knob(0.0, "lower bound c > 1 on the objective of negative advantages (c * A); 0 = off")
+    ratio: Literal["token", "sequence"] = knob("token", "token = paper; sequence = length-normalised sequence ratio as in GSPO")
+    aggregation: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "fixed-length"] = knob(
+        "token-mean", "how token losses become one number over the global mini-batch"
+    )
+    entropy_coefficient: float = knob(0.0, "bonus on the token entropy")
+    kl: KLConfig = section(KLConfig, "KL to the initial policy")
+    importance_sampling: ImportanceSamplingConfig = section(ImportanceSamplingConfig, "trainer/engine mismatch correction")
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    tp: int = knob(1, "tensor-parallel size of one vLLM engine; world / tp engines share the prompts")
+    temperature: float = knob(0.6, "sampling temperature; the trainer's logits are divided by it too")
+    top_p: float = knob(1.0, "nucleus sampling; anything below 1 makes the engine's distribution differ from the trainer's")
+    top_k: int = knob(-1, "top-k sampling; -1 = off")
+    max_prompt_tokens: int = knob(1024, "longest prompt")
+    max_response_tokens: int = knob(8192, "longest response; reaching it marks the response as truncated")
+    dtype: Literal["auto", "fp32", "bf16"] = knob("auto", "vLLM weights; auto = the actor's")
+    max_num_seqs: int = knob(256, "sequences decoded at once per engine")
+    max_num_batched_tokens: int = knob(0, "vLLM scheduler budget; 0 = vLLM's default")
+    gpu_memory_utilization: float = knob(0.8, "share of GPU memory given to vLLM")
+    cpu_kv_cache_gib: float = knob(1.0, "KV cache per rank on CPU, GiB")
+    enforce_eager: bool = knob(False, "no CUDA graphs and no torch.compile in vLLM (always so on CPU)")
+    sleep: bool = knob(True, "free vLLM's GPU memory while training")
+    stop_token_ids: tuple[int, ...] = knob((), "stop tokens beside the model's end-of-sequence tokens")
+    verify_weights_every: int = knob(10, "prove by checksums, each Nth step and at start, that vLLM holds the trainer's weights; 0 = only at start")
+    max_logprob_gap: float = knob(0.5, "start-up gate: mean |log pi_trainer - log pi_engine| above this stops the run")
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    name: str = knob("boxed_exact", "boxed_exact, boxed_numeric, or an import path package.module:callable_or_class")
+    overlong_penalty: float = knob(0.0, "subtracted from the reward of a truncated response")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    train: tuple[str, ...] = knob((), "jsonl or parquet files")
+    validation: tuple[str, ...] = knob((), "jsonl or parquet files, one benchmark each; may be empty")
+    chat_template: Literal["auto", "none"] = knob("auto", "auto = the tokenizer's HF chat template where it has one; none = plain prompt text")
+    system_prompt: str = knob("", "system message put before each prompt (chat template only)")
+    prompt_suffix: str = knob("", "text appended to each user prompt")
+    overlong: Literal["filter", "truncate_left"] = knob("filter", "prompts longer than rollout.max_prompt_tokens")
+    shuffle: bool = knob(True, "a new seeded order each epoch")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    every: int = knob(10, "validate every N steps and after the last; 0 = never")
+    before_training: bool = knob(True, "validate at step 0 too")
+    samples: int = knob(1, "k of avg@k")
+    temperature: float = knob(0.6, "sampling temperature of validation")
+    top_p: float = knob(1.0, "nucleus sampling of validation")
+    limit: int = knob(0, "first N problems of each benchmark; 0 = all")
+    dump_samples: int = knob(8, "responses written out per benchmark and validation")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = knob(0, "save every N steps; 0 = only at the end")
+    keep_last: int = knob(2, "older checkpoints are deleted, never the newest complete one")
+    keep_best: bool = knob(True, "also keep the checkpoint with the best validation accuracy")
+    asynchronous: bool = knob(True, "write in the background while training goes on")
+    resume: Literal["auto", "never", "must"] = knob("auto", "auto = continue from the run folder's latest checkpoint if there is one")
+    export_hf: bool = knob(True, "write the policy as an HF folder at the end")
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    wandb: Literal["off", "offline", "online"] = knob("off", "Weights & Biases")
+    wandb_project: str = knob("megatron-sppo", "W&B project")
+    tensorboard: bool = knob(False, "TensorBoard event files in the run folder")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training run."""
+
+    run_dir: str = knob("runs/default", "where metrics, checkpoints, samples and the resolved config go")
+    seed: int = knob(1, "seed of data order, sampling and initialisation")
+    steps: int = knob(100, "rollout steps")
+    prompts_per_step: int = knob(256, "prompts per rollout step")
+    actor: ActorConfig = section(ActorConfig, "the policy in Megatron-core")
+    critic: CriticConfig = section(CriticConfig, "the value model in Megatron-core, with its own layout")
+    algorithm: AlgorithmConfig = section(AlgorithmConfig, "what is optimised")
+    rollout: RolloutConfig = section(RolloutConfig, "vLLM")
+    reward: RewardConfig = section(RewardConfig, "what counts as success")
+    data: DataConfig = section(DataConfig, "prompts")
+    validation: ValidationConfig = section(ValidationConfig, "held-out accuracy during training")
+    checkpoint: CheckpointConfig = section(CheckpointConfig, "save, resume, export")
+    logging: LoggingConfig = section(LoggingConfig, "metric sinks beside metrics.jsonl and the console")
+
+
+@dataclass(frozen=True)
+class SFTDataConfig:
+    train: tuple[str, ...] = knob((), "jsonl or parquet files with `prompt` and `response`")
+    validation: tuple[str, ...] = knob((), "held-out files of the same form; may be empty")
+    chat_template: Literal["auto", "none"] = knob("auto", "as data.chat_template of training: the prompt must look the same in RL")
+    max_tokens: int = knob(2048, "longest prompt + response; longer rows are dropped and counted")
+    shuffle: bool = knob(True, "a new seeded order each epoch")
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """One supervised fine-tuning run: loss on the response tokens alone."""
+
+    run_dir: str = knob("runs/sft", "where metrics and the resulting HF folder (`hf/`) go")
+    seed: int = knob(1, "seed of the data order")
+    steps: int = knob(1000, "optimizer steps")
+    batch_size: int = knob(64, "examples per optimizer step over all ranks")
+    validate_every: int = knob(0, "held-out loss every N steps; 0 = only at the end")
+    model: ModelConfig = section(ModelConfig, "the model in Megatron-core")
+    data: SFTDataConfig = section(SFTDataConfig, "examples")
+    logging: LoggingConfig = section(LoggingConfig, "metric sinks beside metrics.jsonl and the console")

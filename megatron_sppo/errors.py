@@ -1,0 +1,15 @@
+"""Errors that are the user's to mend: one sentence that names the knob, its value and the fix; shown without a stack trace."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A mistake in the configuration, the data or the call."""
+
+
+class WeightMismatch(RuntimeError):
+    """vLLM does not hold the trainer's weights."""
+
+
+class ParityError(RuntimeError):
+    """Trainer and rollout engine disagree on log-probs beyond the configured gate."""

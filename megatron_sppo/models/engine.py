@@ -1,0 +1,165 @@
+"""Run one Megatron model over packed micro-batches: forward for results, or one optimizer step.
+
+The engine knows pipelines, gradients and optimizers; it does not know what a policy or a critic is. Callers give
+micro-batches (anything with a ``packed`` row) and a function of the last stage's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from megatron.core.distributed import finalize_model_grads
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.pipeline_parallel import schedules
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
+from torch import Tensor
+
+from megatron_sppo.config.schema import ModelConfig
+from megatron_sppo.metrics import Metrics
+from megatron_sppo.models.gpt import Head, build_gpt
+from megatron_sppo.models.hf_config import HFModelConfig
+from megatron_sppo.models.optimizer import build_optimizer, build_scheduler, wrap_ddp
+from megatron_sppo.models.packing import PackedSequences
+from megatron_sppo.parallel import platform
+from megatron_sppo.parallel.groups import ModelGroups
+
+
+class MicroBatch(Protocol):
+    @property
+    def packed(self) -> PackedSequences: ...
+
+
+Batch = TypeVar("Batch", bound=MicroBatch)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A micro-batch's loss before normalisation. The engine divides the gradient once by the global weight."""
+
+    total: Tensor  # scalar, differentiable
+    weight: int  # tokens, sequences, ... of this micro-batch
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Update(Generic[Result]):
+    """One optimizer step as this rank saw it."""
+
+    micro_batch_metrics: list[Metrics]  # empty unless this rank holds the last pipeline stage
+    grad_norm: float
+    lr: float  # that was applied
+
+
+class MegatronEngine:
+    """One model, its gradients, optimizer and schedule on this rank."""
+
+    def __init__(
+        self, hf: HFModelConfig, config: ModelConfig, groups: ModelGroups, head: Head, total_steps: int, prior: float = 0.5
+    ) -> None:
+        self.hf, self.config, self.groups, self.head = hf, config, groups, head
+        self.model: GPTModel = build_gpt(hf, config, groups, head, prior)
+        with groups.active():
+            self.ddp = wrap_ddp(self.model, config.optimizer, groups)
+        self._total_steps = total_steps
+
+    def start_optimizer(self) -> None:
+        """Create the optimizer from the parameters as they are now: call once they are filled."""
+        mcore, dtype = self.model.config, platform.resolve_dtype(self.config.dtype)
+        with self.groups.active():
+            self.optimizer = build_optimizer(self.ddp, self.config.optimizer, self.groups, dtype)
+            self.scheduler = build_scheduler(self.optimizer, self.config.optimizer, self._total_steps)
+        mcore.finalize_model_grads_func = partial(_finalize, groups=self.groups)
+        mcore.grad_scale_func = self.optimizer.scale_loss
+
+    @property
+    def length_multiple(self) -> int:
+        """Packed rows are padded to this: sequence parallelism cuts them into TP equal parts."""
+        return self.config.tp if self.config.sequence_parallel else 1
+
+    def forward(self, batches: Sequence[Batch], collect: Callable[[Tensor, Batch], Result]) -> list[Result]:
+        """``collect(output, batch)`` of every micro-batch on the last pipeline stage, nothing on the others.
+
+        ``output`` is [1, T, h] hidden states (lm head) or [1, T, 1] logits (value head).
+        """
+
+        def as_loss(output: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Result]:
+            return output.new_zeros(()), torch.zeros([], dtype=torch.int, device=output.device), collect(output, batch)
+
+        with torch.no_grad():
+            results: list[Result] = self._run(batches, as_loss, forward_only=True)
+        return results
+
+    def update(self, batches: Sequence[Batch], loss: Callable[[Tensor, Batch], Loss]) -> Update[Any]:
+        """One optimizer step on the loss's global sum over the global weight."""
+
+        def as_loss(output: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Metrics]:
+            value = loss(output, batch)
+            return value.total, torch.tensor(value.weight, dtype=torch.int, device=output.device), value.metrics
+
+        self.ddp.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        metrics: list[Metrics] = self._run(batches, as_loss, forward_only=False)
+        lr = max((float(group["lr"]) for group in self.optimizer.param_groups), default=0.0)
+        with self.groups.active():
+            succeeded, grad_norm, _ = self.optimizer.step()
+            self.scheduler.step(increment=1)
+        assert succeeded, "without loss scaling every optimizer step succeeds"
+        return Update(metrics, float(grad_norm or 0.0), lr)
+
+    def _run(self, batches: Sequence[Batch], loss: Callable[..., Any], forward_only: bool) -> list[Any]:
+        pipeline = self.groups.layout.pp > 1
+        schedule = schedules.forward_backward_pipelining_without_interleaving if pipeline else schedules.forward_backward_no_pipelining
+        extra = {"p2p_communicator": P2PCommunicator(self.groups.pg.pp, self.model.config)} if pipeline else {}
+        with self.groups.active():
+            results = schedule(
+                forward_step_func=partial(_forward_step, loss=loss),
+                data_iterator=iter(batches),
+                model=self.ddp,
+                num_microbatches=len(batches),
+                seq_length=1,  # unused: shapes are exchanged (variable_seq_lengths)
+                micro_batch_size=1,
+                forward_only=forward_only,
+                pg_collection=self.groups.pg,
+                **extra,
+            )
+        return list(results)
+
+    @contextmanager
+    def swapped_parameters(self, parameters: Sequence[Tensor]) -> Iterator[None]:
+        """The model computes with ``parameters`` (host copies, in ``model.parameters()`` order) while inside."""
+        own = [param.detach().clone() for param in self.model.parameters()]
+        _copy_into(self.model, parameters)
+        try:
+            yield
+        finally:
+            _copy_into(self.model, own)
+
+
+def _copy_into(model: GPTModel, tensors: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for param, tensor in zip(model.parameters(), tensors, strict=True):
+            param.copy_(tensor)
+
+
+def _forward_step(batches: Iterator[MicroBatch], model: torch.nn.Module, loss: Callable[..., Any]) -> tuple[Tensor, Callable[..., Any]]:
+    batch = next(batches)
+    packed = batch.packed
+    output = model(packed.tokens_T[None], packed.positions_T[None], None, packed_seq_params=packed.row)
+    return output, partial(loss, batch=batch)
+
+
+def _finalize(
+    models: list[torch.nn.Module],
+    num_tokens: Tensor | None = None,
+    *,
+    groups: ModelGroups,
+    pg_collection: Any = None,
+    force_all_reduce: bool = False,
+) -> None:
+    finalize_model_grads(models, num_tokens, pg_collection=groups.pg, force_all_reduce=force_all_reduce)

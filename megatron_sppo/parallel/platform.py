@@ -1,0 +1,79 @@
+"""The one place that asks "cuda or cpu?", and that starts torch.distributed."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import socket
+from datetime import timedelta
+from functools import cache
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+
+from megatron_sppo.parallel import megatron_cpu
+
+_TIMEOUT = timedelta(minutes=30)
+
+
+@cache
+def is_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def device() -> torch.device:
+    """This rank's compute device."""
+    return torch.device("cuda", torch.cuda.current_device()) if is_gpu() else torch.device("cpu")
+
+
+def resolve_dtype(name: Literal["auto", "fp32", "bf16"]) -> torch.dtype:
+    """A config's dtype name; ``auto`` is bf16 where there is a GPU and fp32 elsewhere."""
+    return {"auto": torch.bfloat16 if is_gpu() else torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+def has_transformer_engine() -> bool:
+    """Transformer Engine's layers are used where it and a GPU exist."""
+    return is_gpu() and importlib.util.find_spec("transformer_engine") is not None
+
+
+def peak_device_gib() -> float:
+    """Peak memory of this rank's device since start in GiB; 0 on CPU."""
+    return torch.cuda.max_memory_allocated() / 2**30 if is_gpu() else 0.0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_distributed() -> tuple[int, int]:
+    """Join the job that torchrun started, or become a world of one. Returns (rank, world size). Idempotent."""
+    if not is_gpu():
+        megatron_cpu.install()
+        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    # Megatron's TP communication overlap and its sequence-parallel schedule assume one hardware queue.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    if not dist.is_initialized():
+        if "RANK" not in os.environ:
+            os.environ.update(
+                RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port())
+            )
+        if is_gpu():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("nccl" if is_gpu() else "gloo", timeout=_TIMEOUT)
+    return dist.get_rank(), dist.get_world_size()
+
+
+@cache
+def host_group() -> dist.ProcessGroup:
+    """A world group over host memory (gloo), for metadata and small results. Collective on first call."""
+    return dist.new_group(backend="gloo", timeout=_TIMEOUT) if is_gpu() else dist.group.WORLD
+
+
+def quiet_upstream() -> None:
+    """Megatron and vLLM warn once per rank about optional packages; keep errors only."""
+    for name in ("megatron", "megatron.core", "vllm"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,1 @@
+"""Prompts and supervised examples: files -> rows -> rendered text -> tokens -> a seeded stream that resumes exactly."""

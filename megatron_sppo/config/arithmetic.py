@@ -1,0 +1,268 @@
+"""What must divide what: checked before anything is built, and printed in words a person can follow.
+
+``check`` raises :class:`UserError` for what cannot run and returns warnings for what runs but may not be meant. The
+model shapes are optional because they are known only once ``config.json`` has been read.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from megatron_sppo.config.bounds import SFT, TRAINING, check_bounds
+from megatron_sppo.config.schema import REQUIRED, Config, ModelConfig, SFTConfig
+from megatron_sppo.errors import UserError
+
+
+class ModelShape(Protocol):
+    """What ``config.json`` says about a model (:class:`megatron_sppo.models.hf_config.HFModelConfig` has it)."""
+
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def num_heads(self) -> int: ...
+    @property
+    def num_kv_heads(self) -> int: ...
+    @property
+    def max_positions(self) -> int: ...
+
+
+Device = Literal["cpu", "gpu"]
+
+
+def check(
+    config: Config,
+    world_size: int,
+    device: Device,
+    actor_shape: ModelShape | None = None,
+    critic_shape: ModelShape | None = None,
+    samples_per_prompt: int = 1,
+) -> list[str]:
+    """Warnings for the caller to print; UserError where the run cannot work on ``world_size`` ranks."""
+    _require(config.actor.path != REQUIRED, "actor.path is empty: set actor.path=<HF model folder>")
+    _require(bool(config.data.train), "data.train is empty: set data.train=<file.jsonl or file.parquet>")
+    check_bounds(config, TRAINING)
+    num_responses = config.prompts_per_step * samples_per_prompt
+    for name, model, shape in (("actor", config.actor, actor_shape), ("critic", config.critic, critic_shape)):
+        _check_layout(name, model, world_size, device)
+        batch = f"prompts_per_step={config.prompts_per_step} x {samples_per_prompt} sample"
+        _check_mini_batches(name, model, world_size, num_responses, batch)
+        if shape is not None:
+            _check_shape(name, model, shape)
+    _check_rollout(config, world_size, actor_shape)
+    _check_positions(config, actor_shape, critic_shape)
+    return _warnings(config)
+
+
+def check_sft(config: SFTConfig, world_size: int, device: Device, shape: ModelShape | None = None) -> list[str]:
+    """As :func:`check`, for supervised fine-tuning."""
+    _require(config.model.path != REQUIRED, "model.path is empty: set model.path=<HF model folder>")
+    _require(bool(config.data.train), "data.train is empty: set data.train=<file.jsonl or file.parquet>")
+    check_bounds(config, SFT)
+    model = config.model
+    _check_layout("model", model, world_size, device)
+    dp = data_parallel(model, world_size)
+    _require(
+        model.mini_batch_size == 0,
+        f"model.mini_batch_size={model.mini_batch_size} has no meaning in SFT: leave it at 0 and set batch_size",
+    )
+    _require(
+        config.batch_size >= dp,
+        f"batch_size={config.batch_size} leaves some of the {dp} data-parallel ranks without an example: set batch_size={dp} or more",
+    )
+    if shape is not None:
+        _check_shape("model", model, shape)
+        _require(
+            config.data.max_tokens <= shape.max_positions,
+            f"data.max_tokens={config.data.max_tokens} exceeds the model's {shape.max_positions} positions: "
+            f"set data.max_tokens={shape.max_positions} or less",
+        )
+    return _schedule_warnings("model", model, config.steps)
+
+
+def data_parallel(model: ModelConfig, world_size: int) -> int:
+    """Replicas of the model over the ranks."""
+    return world_size // (model.tp * model.pp * model.cp)
+
+
+def mini_batch_size(model: ModelConfig, num_responses: int) -> int:
+    """Responses per optimizer step; 0 in the config means all of them."""
+    return model.mini_batch_size or num_responses
+
+
+def explain(config: Config, world_size: int, samples_per_prompt: int = 1) -> str:
+    """The arithmetic of a step, a few lines, for the start of a run."""
+    num_responses = config.prompts_per_step * samples_per_prompt
+    engines = world_size // config.rollout.tp
+    longest = config.rollout.max_prompt_tokens + config.rollout.max_response_tokens
+    batch = f"{_count(config.prompts_per_step, 'prompt')} x {_count(samples_per_prompt, 'sample')}"
+    budgets = f"{config.actor.micro_batch_tokens} (actor), {config.critic.micro_batch_tokens} (critic)"
+    lines = (
+        f"batch:   {batch} = {_count(num_responses, 'response')} per step, {_count(config.steps, 'step')}",
+        f"actor:   {_updates(config.actor, num_responses, config.actor.epochs)}; {_layout(config.actor, world_size)}",
+        f"critic:  {_updates(config.critic, num_responses, config.critic.epochs)}; {_layout(config.critic, world_size)}",
+        f"rollout: {_count(engines, 'vLLM engine')} of TP{config.rollout.tp}, {_share(num_responses, engines)} responses each",
+        f"tokens:  prompt <= {config.rollout.max_prompt_tokens} + response <= {config.rollout.max_response_tokens} = {longest}; "
+        f"micro-batches of <= {budgets} per replica",
+    )
+    return "\n".join(lines)
+
+
+def explain_sft(config: SFTConfig, world_size: int) -> str:
+    """The arithmetic of a supervised run."""
+    return (
+        f"batch:   {_count(config.batch_size, 'example')} per optimizer step, {_count(config.steps, 'step')}\n"
+        f"model:   {_layout(config.model, world_size)}; examples <= {config.data.max_tokens} tokens, "
+        f"micro-batches of <= {config.model.micro_batch_tokens} per replica"
+    )
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def _updates(model: ModelConfig, num_responses: int, epochs: int) -> str:
+    size = mini_batch_size(model, num_responses)
+    steps = num_responses // size
+    per_epoch = f"{num_responses} / mini-batches of {size} = {_count(steps, 'optimizer step')} per epoch"
+    return per_epoch if epochs == 1 else f"{per_epoch} x {epochs} epochs = {steps * epochs}"
+
+
+def _layout(model: ModelConfig, world_size: int) -> str:
+    return f"TP{model.tp} x PP{model.pp} x CP{model.cp} x DP{data_parallel(model, world_size)}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _share(whole: int, parts: int) -> str:
+    least, rest = divmod(whole, parts)
+    return f"{least} or {least + 1}" if rest else str(least)
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise UserError(sentence)
+
+
+def _check_layout(name: str, model: ModelConfig, world_size: int, device: Device) -> None:
+    ranks = model.tp * model.pp * model.cp
+    sizes = f"{name}.tp={model.tp} x {name}.pp={model.pp} x {name}.cp={model.cp}"
+    _require(
+        world_size % ranks == 0,
+        f"{sizes} needs a multiple of {ranks} ranks but there {'is' if world_size == 1 else 'are'} {world_size}: "
+        f"start a multiple of {ranks} ranks or lower {name}.tp, {name}.pp or {name}.cp",
+    )
+    _require(
+        not model.sequence_parallel or model.tp > 1,
+        f"{name}.sequence_parallel=true needs {name}.tp above 1: set {name}.sequence_parallel=false or {name}.tp=2",
+    )
+    _require(model.cp == 1 or device == "gpu", f"{name}.cp={model.cp} does not run on a CPU: set {name}.cp=1")
+    schedule = model.optimizer
+    _require(
+        schedule.min_lr <= schedule.lr,
+        f"{name}.optimizer.min_lr={schedule.min_lr} is above {name}.optimizer.lr={schedule.lr}: set {name}.optimizer.min_lr=0",
+    )
+
+
+def _check_mini_batches(name: str, model: ModelConfig, world_size: int, num_responses: int, batch: str) -> None:
+    size, dp = mini_batch_size(model, num_responses), data_parallel(model, world_size)
+    key = f"{name}.mini_batch_size={model.mini_batch_size}"
+    _require(
+        num_responses % size == 0,
+        f"{key} does not divide the {num_responses} responses of a step ({batch}): "
+        f"set {name}.mini_batch_size={_nearest_divisor(num_responses, size)}",
+    )
+    _require(
+        size >= dp,
+        f"{key} makes mini-batches of {size} that leave some of the {dp} data-parallel ranks without a response: "
+        f"set {name}.mini_batch_size and prompts_per_step to {dp} or more",
+    )
+
+
+def _nearest_divisor(whole: int, wanted: int) -> int:
+    return min((part for part in range(1, whole + 1) if whole % part == 0), key=lambda part: abs(part - wanted))
+
+
+def _check_heads(key: str, tp: int, shape: ModelShape, who: str) -> None:
+    heads, kv_heads = shape.num_heads, shape.num_kv_heads
+    fix = f"set {key} to a divisor of both, for example {key}=1"
+    _require(heads % tp == 0, f"{key}={tp} does not divide the {heads} attention heads of the {who}: {fix}")
+    _require(
+        kv_heads % tp == 0 or tp % kv_heads == 0,
+        f"{key}={tp} neither divides nor is a multiple of the {kv_heads} KV heads of the {who}: {fix}",
+    )
+
+
+def _check_shape(name: str, model: ModelConfig, shape: ModelShape) -> None:
+    _check_heads(f"{name}.tp", model.tp, shape, name)
+    _require(
+        shape.num_layers % model.pp == 0,
+        f"{name}.pp={model.pp} does not divide the {shape.num_layers} layers of the {name}: "
+        f"set {name}.pp={_nearest_divisor(shape.num_layers, model.pp)}",
+    )
+
+
+def _check_rollout(config: Config, world_size: int, actor_shape: ModelShape | None) -> None:
+    rollout = config.rollout
+    _require(
+        world_size % rollout.tp == 0,
+        f"rollout.tp={rollout.tp} does not divide the {world_size} ranks: set rollout.tp={_nearest_divisor(world_size, rollout.tp)}",
+    )
+    if actor_shape is not None:
+        _check_heads("rollout.tp", rollout.tp, actor_shape, "actor")
+    budget = rollout.max_num_batched_tokens
+    _require(
+        budget == 0 or budget >= rollout.max_num_seqs,
+        f"rollout.max_num_batched_tokens={budget} is below rollout.max_num_seqs={rollout.max_num_seqs}, one token per "
+        f"sequence: set rollout.max_num_batched_tokens=0 or {rollout.max_num_seqs} or more",
+    )
+
+
+def _check_positions(config: Config, actor_shape: ModelShape | None, critic_shape: ModelShape | None) -> None:
+    prompt, response = config.rollout.max_prompt_tokens, config.rollout.max_response_tokens
+    if actor_shape is not None:
+        _require(
+            prompt + response <= actor_shape.max_positions,
+            f"rollout.max_prompt_tokens={prompt} + rollout.max_response_tokens={response} exceeds the actor's "
+            f"{actor_shape.max_positions} positions: lower one of them",
+        )
+    if critic_shape is not None:
+        _require(
+            prompt <= critic_shape.max_positions,
+            f"rollout.max_prompt_tokens={prompt} exceeds the critic's {critic_shape.max_positions} positions: lower it",
+        )
+
+
+def _schedule_warnings(name: str, model: ModelConfig, optimizer_steps: int) -> list[str]:
+    warmup = model.optimizer.warmup_steps
+    if warmup < optimizer_steps:
+        return []
+    return [
+        f"{name}.optimizer.warmup_steps={warmup} is not below the run's {optimizer_steps} optimizer steps: lr never reaches its peak"
+    ]
+
+
+def _warnings(config: Config) -> list[str]:
+    rollout, found = config.rollout, list[str]()
+    for key, value, off in (("top_p", rollout.top_p, 1.0), ("top_k", rollout.top_k, -1)):
+        if value != off:
+            found.append(
+                f"rollout.{key}={value} cuts the engine's distribution, while the trainer's log-probs are over the full "
+                f"vocabulary: expect a larger mismatch, or set rollout.{key}={off}"
+            )
+    if config.critic.warmup_steps >= config.steps:
+        found.append(f"critic.warmup_steps={config.critic.warmup_steps} covers all {config.steps} steps: the actor never learns")
+    if not config.data.validation and config.validation.every:
+        found.append("data.validation is empty: no held-out accuracy will be measured")
+    if config.validation.temperature == 0 and config.validation.samples > 1:
+        found.append(
+            f"validation.temperature=0 makes the validation.samples={config.validation.samples} samples of a prompt equal"
+        )
+    num_responses = config.prompts_per_step
+    for name, model, epochs in (("actor", config.actor, config.actor.epochs), ("critic", config.critic, config.critic.epochs)):
+        updates = config.steps * epochs * (num_responses // mini_batch_size(model, num_responses))
+        found += _schedule_warnings(name, model, updates)
+    return found

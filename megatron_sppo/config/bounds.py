@@ -1,0 +1,85 @@
+"""The range of each numeric knob, as a table: one line per knob, checked before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from megatron_sppo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Bound:
+    key: str
+    holds: Callable[[Any], bool]
+    wanted: str  # completes "<key>=<value> must be ..."
+    fix: str  # completes "set <key>=..."
+
+
+def at_least(least: int, *keys: str) -> tuple[Bound, ...]:
+    return tuple(Bound(key, lambda value: value >= least, f"at least {least}", str(max(least, 1))) for key in keys)
+
+
+def _optimizer(section: str) -> tuple[Bound, ...]:
+    return (
+        *at_least(0, f"{section}.warmup_steps"),
+        Bound(f"{section}.lr", lambda lr: lr >= 0, "0 or more", "1e-6"),
+        Bound(f"{section}.min_lr", lambda lr: lr >= 0, "0 or more", "0"),
+        Bound(f"{section}.weight_decay", lambda decay: decay >= 0, "0 or more", "0.01"),
+        Bound(f"{section}.beta1", lambda beta: 0 <= beta < 1, "in [0, 1)", "0.9"),
+        Bound(f"{section}.beta2", lambda beta: 0 <= beta < 1, "in [0, 1)", "0.999"),
+        Bound(f"{section}.eps", lambda eps: eps > 0, "above 0", "1e-8"),
+        Bound(f"{section}.clip_grad", lambda norm: norm >= 0, "0 (off) or more", "1.0"),
+    )
+
+
+def _model(section: str) -> tuple[Bound, ...]:
+    sizes = [f"{section}.{name}" for name in ("tp", "pp", "cp", "micro_batch_tokens", "logprob_chunk_tokens")]
+    return (*at_least(1, *sizes), *at_least(0, f"{section}.mini_batch_size"), *_optimizer(f"{section}.optimizer"))
+
+
+def _sampling(section: str) -> tuple[Bound, ...]:
+    return (Bound(f"{section}.top_p", lambda top_p: 0 < top_p <= 1, "in (0, 1]", "1.0"),)
+
+
+TRAINING: tuple[Bound, ...] = (
+    *_model("actor"),
+    *_model("critic"),
+    *at_least(1, "steps", "prompts_per_step", "actor.epochs", "critic.epochs", "rollout.tp", "rollout.max_prompt_tokens"),
+    *at_least(1, "rollout.max_response_tokens", "rollout.max_num_seqs", "validation.samples", "checkpoint.keep_last"),
+    *at_least(0, "critic.warmup_steps", "rollout.max_num_batched_tokens", "rollout.verify_weights_every", "validation.every"),
+    *at_least(0, "validation.limit", "validation.dump_samples", "checkpoint.every"),
+    *_sampling("rollout"),
+    *_sampling("validation"),
+    Bound("critic.prior", lambda prior: 0 < prior < 1, "strictly between 0 and 1", "0.5"),
+    Bound("algorithm.clip_low", lambda clip: 0 < clip < 1, "strictly between 0 and 1", "0.2"),
+    Bound("algorithm.clip_high", lambda clip: clip > 0, "above 0", "0.2"),
+    Bound("algorithm.dual_clip", lambda clip: clip == 0 or clip > 1, "0 (off) or above 1", "3"),
+    Bound("algorithm.entropy_coefficient", lambda weight: weight >= 0, "0 or more", "0"),
+    Bound("algorithm.kl.coefficient", lambda weight: weight >= 0, "0 (off) or more", "0.001"),
+    Bound("algorithm.importance_sampling.truncate", lambda bound: bound >= 0, "0 (off) or more", "2"),
+    Bound("algorithm.importance_sampling.mask_above", lambda bound: bound == 0 or bound > 1, "0 (off) or above 1", "5"),
+    Bound("rollout.temperature", lambda value: value > 0, "above 0 (training needs samples, not the greedy text)", "0.6"),
+    Bound("rollout.top_k", lambda top_k: top_k == -1 or top_k >= 1, "-1 (off) or at least 1", "-1"),
+    Bound("rollout.gpu_memory_utilization", lambda share: 0 < share <= 1, "in (0, 1]", "0.8"),
+    Bound("rollout.cpu_kv_cache_gib", lambda size: size > 0, "above 0", "1.0"),
+    Bound("rollout.max_logprob_gap", lambda gap: gap > 0, "above 0", "0.5"),
+    Bound("reward.overlong_penalty", lambda penalty: penalty >= 0, "0 or more", "0"),
+    Bound("validation.temperature", lambda value: value >= 0, "0 (greedy) or more", "0.6"),
+)
+
+SFT: tuple[Bound, ...] = (
+    *_model("model"),
+    *at_least(1, "steps", "batch_size", "data.max_tokens"),
+    *at_least(0, "validate_every"),
+)
+
+
+def check_bounds(config: Any, bounds: Sequence[Bound]) -> None:
+    """UserError for the first knob outside its range; a NaN is outside of every range."""
+    for bound in bounds:
+        value = attrgetter(bound.key)(config)
+        if not bound.holds(value):
+            raise UserError(f"{bound.key}={value} must be {bound.wanted}: set {bound.key}={bound.fix}")

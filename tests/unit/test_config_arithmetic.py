@@ -1,0 +1,133 @@
+"""Arithmetic of a run: what is refused, in which words, and what is printed at start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from megatron_sppo.config.arithmetic import check, check_sft, explain, explain_sft
+from megatron_sppo.config.bounds import SFT, TRAINING
+from megatron_sppo.config.load import describe, load_config
+from megatron_sppo.config.schema import Config, SFTConfig
+from megatron_sppo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Shape:
+    num_layers: int = 28
+    num_heads: int = 28
+    num_kv_heads: int = 4
+    max_positions: int = 32768
+
+
+GIVEN = ("actor.path=model", "data.train=a.jsonl", "data.validation=b.jsonl")
+
+
+def config(*overrides: str) -> Config:
+    return load_config(Config, [], [*GIVEN, *overrides])
+
+
+def test_the_defaults_run_on_one_to_four_ranks() -> None:
+    for world_size in (1, 2, 4):
+        assert check(config(), world_size, "cpu", Shape(), Shape()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "world_size", "wanted"),
+    [
+        (("actor.path=",), 1, "actor.path is empty"),
+        (("data.train=[]",), 1, "data.train is empty"),
+        (("actor.tp=4",), 2, "actor.tp=4 x actor.pp=1 x actor.cp=1 needs a multiple of 4 ranks but there are 2"),
+        (("critic.pp=3",), 4, "critic.tp=1 x critic.pp=3"),
+        (("rollout.tp=3",), 4, "rollout.tp=3 does not divide the 4 ranks: set rollout.tp=2"),
+        (("actor.mini_batch_size=100",), 1, "actor.mini_batch_size=100 does not divide the 256 responses"),
+        (("critic.mini_batch_size=300",), 1, "critic.mini_batch_size=300 does not divide"),
+        (("actor.mini_batch_size=2",), 4, "leave some of the 4 data-parallel ranks without a response"),
+        (("prompts_per_step=2",), 4, "actor.mini_batch_size=0 makes mini-batches of 2"),
+        (("actor.sequence_parallel=true",), 1, "actor.sequence_parallel=true needs actor.tp above 1"),
+        (("actor.cp=2",), 2, "actor.cp=2 does not run on a CPU"),
+        (("actor.tp=8",), 8, "actor.tp=8 does not divide the 28 attention heads"),
+        (("rollout.tp=8",), 8, "rollout.tp=8 does not divide the 28 attention heads"),
+        (("critic.tp=7",), 7, "critic.tp=7 neither divides nor is a multiple of the 4 KV heads"),
+        (("actor.pp=3",), 3, "actor.pp=3 does not divide the 28 layers of the actor: set actor.pp="),
+        (("critic.prior=1.0",), 1, "critic.prior=1.0 must be strictly between 0 and 1"),
+        (("critic.prior=.nan",), 1, "critic.prior=nan must be"),
+        (("rollout.temperature=0",), 1, "rollout.temperature=0.0 must be above 0"),
+        (("algorithm.dual_clip=0.5",), 1, "algorithm.dual_clip=0.5 must be 0 (off) or above 1"),
+        (("algorithm.clip_low=0",), 1, "algorithm.clip_low=0.0 must be"),
+        (("algorithm.entropy_coefficient=-1",), 1, "algorithm.entropy_coefficient=-1.0"),
+        (("rollout.max_response_tokens=0",), 1, "rollout.max_response_tokens=0 must be at least 1"),
+        (("steps=0",), 1, "steps=0 must be at least 1: set steps=1"),
+        (("validation.samples=0",), 1, "validation.samples=0"),
+        (("rollout.max_response_tokens=32000",), 1, "exceeds the actor's 32768 positions"),
+        (("rollout.max_num_batched_tokens=100",), 1, "is below rollout.max_num_seqs=256"),
+        (("actor.optimizer.min_lr=1",), 1, "actor.optimizer.min_lr=1.0 is above actor.optimizer.lr=1e-06"),
+    ],
+)
+def test_refused_in_one_sentence_with_knob_value_and_fix(overrides: tuple[str, ...], world_size: int, wanted: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check(config(*overrides), world_size, "cpu", Shape(), Shape())
+    message = str(caught.value)
+    assert wanted in message and "\n" not in message and ": " in message
+
+
+def test_context_parallel_is_allowed_on_gpu() -> None:
+    assert check(config("actor.cp=2", "prompts_per_step=4"), 2, "gpu") == []
+
+
+def test_more_tensor_parallel_ranks_than_kv_heads_where_they_divide() -> None:
+    assert check(config("actor.tp=4", "rollout.tp=4"), 4, "gpu", Shape(num_heads=12, num_kv_heads=2)) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("rollout.top_p=0.9", "rollout.top_p=0.9 cuts"),
+        ("rollout.top_k=50", "rollout.top_k=50 cuts"),
+        ("critic.warmup_steps=100", "the actor never learns"),
+        ("data.validation=[]", "no held-out accuracy"),
+        ("actor.optimizer.warmup_steps=100", "never reaches its peak"),
+    ],
+)
+def test_warned(override: str, wanted: str) -> None:
+    (warning,) = check(config(override), 1, "cpu")
+    assert wanted in warning
+
+
+def test_explain_counts_as_a_person_would() -> None:
+    text = explain(config("actor.tp=2", "actor.mini_batch_size=128", "critic.epochs=2", "rollout.tp=2"), 2)
+    assert "256 prompts x 1 sample = 256 responses per step, 100 steps" in text
+    assert "256 / mini-batches of 128 = 2 optimizer steps per epoch; TP2 x PP1 x CP1 x DP1" in text
+    assert "1 optimizer step per epoch x 2 epochs = 2; TP1 x PP1 x CP1 x DP2" in text
+    assert "1 vLLM engine of TP2, 256 responses each" in text
+    assert "prompt <= 1024 + response <= 8192 = 9216" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [
+        (("model.path=",), "model.path is empty"),
+        (("model.tp=3",), "model.tp=3"),
+        (("batch_size=1",), "batch_size=1 leaves some of the 2"),
+        (("model.mini_batch_size=4",), "model.mini_batch_size=4 has no meaning"),
+        (("data.max_tokens=99999",), "exceeds the model's 32768 positions"),
+        (("model.optimizer.beta1=1",), "model.optimizer.beta1=1.0"),
+    ],
+)
+def test_sft_refused(overrides: tuple[str, ...], wanted: str) -> None:
+    chosen = load_config(SFTConfig, [], ["model.path=m", "data.train=a.jsonl", *overrides])
+    with pytest.raises(UserError, match=wanted.replace(".", r"\.")):
+        check_sft(chosen, 2, "cpu", Shape())
+
+
+def test_sft_accepted_and_explained() -> None:
+    chosen = load_config(SFTConfig, [], ["model.path=m", "data.train=a.jsonl"])
+    assert check_sft(chosen, 2, "cpu", Shape()) == []
+    assert "64 examples per optimizer step, 1000 steps" in explain_sft(chosen, 2)
+
+
+@pytest.mark.parametrize(("kind", "bounds"), [(Config, TRAINING), (SFTConfig, SFT)])
+def test_every_numeric_knob_has_a_bound(kind: type, bounds: tuple) -> None:
+    numeric = {knob.key for knob in describe(kind) if knob.type in (int, float)} - {"seed"}
+    assert numeric == {bound.key for bound in bounds}

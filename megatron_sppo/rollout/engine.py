@@ -1,0 +1,44 @@
+"""What the rest of the program may ask of a rollout engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from torch import Tensor
+
+from megatron_sppo.batch import Prompts, Rollouts, SamplingPlan
+from megatron_sppo.ragged import Ragged
+
+HFTensors = Iterable[tuple[str, Tensor]]  # (HF name, full tensor); the same stream on every rank
+Decode = Callable[[list[int]], str]
+OnProgress = Callable[[int, int], None]  # (finished, total) responses of this rank's engine
+
+
+class RolloutEngine(Protocol):
+    """Every method is collective over the world."""
+
+    def generate(self, prompts: Prompts, plan: SamplingPlan, decode: Decode, on_progress: OnProgress | None = None) -> Rollouts:
+        """``plan.num_samples`` responses per prompt; the same global value on every rank."""
+        ...
+
+    def score(self, sequences: Ragged) -> Ragged:
+        """Log-probs at temperature 1 of tokens 1.. of each sequence given those before: rows of length - 1."""
+        ...
+
+    def load_weights(self, tensors: HFTensors) -> None:
+        """Replace every weight; cached prefixes of the old policy are forgotten."""
+        ...
+
+    def verify_weights(self, tensors: HFTensors) -> None:
+        """Raise :class:`~megatron_sppo.errors.WeightMismatch` on every rank unless the engine holds exactly these tensors."""
+        ...
+
+    def awake(self) -> AbstractContextManager[None]:
+        """The engine's device memory is there while inside; given back after where the config says so."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back; the engine is unusable after."""
+        ...

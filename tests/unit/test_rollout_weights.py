@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from megatron_sppo.models.hf_config import HFModelConfig
+from megatron_sppo.rollout.checksum import box_checksum
+from megatron_sppo.rollout.weight_table import Region, weight_regions
+
+
+def model(family: str = "qwen2", heads: int = 4, kv_heads: int = 2, tied: bool = False) -> HFModelConfig:
+    return HFModelConfig(
+        family=family, num_layers=2, hidden_size=32, num_heads=heads, num_kv_heads=kv_heads, head_dim=8, ffn_size=48, vocab_size=101,
+        tied_embeddings=tied, rope_theta=1e4, norm_eps=1e-6, max_positions=64, eos_token_ids=(0,),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(12, 10), (17,)])
+def test_checksum_adds_over_a_partition(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    whole = box_checksum(tensor, [0] * len(shape), shape)
+    parts = [box_checksum(tensor[:5], [0] * len(shape), shape)]
+    if len(shape) == 2:
+        parts += [box_checksum(tensor[5:, :3], [5, 0], shape), box_checksum(tensor[5:, 3:], [5, 3], shape)]
+    else:
+        parts += [box_checksum(tensor[5:], [5], shape)]
+    assert (sum(parts) - whole) % 2**64 == 0
+
+
+def test_checksum_sees_one_bit_a_swap_and_a_shift() -> None:
+    tensor = torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
+    reference = box_checksum(tensor, [0, 0], tensor.shape)
+    for position in range(0, tensor.numel(), 37):
+        flipped = tensor.clone()
+        flipped.view(torch.int32).view(-1)[position] ^= 1
+        assert box_checksum(flipped, [0, 0], tensor.shape) != reference
+    for left, right in itertools.combinations(range(0, 40, 7), 2):
+        swapped = tensor.clone()
+        swapped[[left, right]] = tensor[[right, left]]
+        assert box_checksum(swapped, [0, 0], tensor.shape) != reference
+    assert box_checksum(tensor.roll(1, 0), [0, 0], tensor.shape) != reference
+
+
+def test_checksum_does_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
+    reference = box_checksum(tensor, [3, 4], (50, 60))
+    monkeypatch.setattr("megatron_sppo.rollout.checksum._CHUNK_ELEMENTS", 100)
+    assert box_checksum(tensor, [3, 4], (50, 60)) == reference
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+@pytest.mark.parametrize(("tp", "kv_heads"), [(1, 2), (2, 2), (2, 1), (4, 2), (4, 4)])
+def test_ranks_together_hold_every_hf_row_and_regions_do_not_overlap(family: str, tied: bool, tp: int, kv_heads: int) -> None:
+    config = model(family, kv_heads=kv_heads, tied=tied)
+    held: dict[str, set[int]] = {}
+    for rank in range(tp):
+        taken: set[tuple[str, int]] = set()
+        for region in weight_regions(config, tp, rank, vocab_rows=128 // tp):
+            held.setdefault(region.hf_name, set()).update(range(region.hf_start, region.hf_start + region.count))
+            cells = {(region.param, region.param_start + row) for row in range(region.count)}
+            assert not cells & taken
+            taken |= cells
+    sizes = {"q_proj": 32, "k_proj": kv_heads * 8, "v_proj": kv_heads * 8, "o_proj": 32, "gate_proj": 48, "up_proj": 48,
+             "down_proj": 48, "embed_tokens": 101, "lm_head": 101, "q_norm": 8, "k_norm": 8}  # fmt: skip
+    for name, rows in held.items():
+        assert rows == set(range(sizes.get(name.split(".")[-2], 32))), name
+    assert ("lm_head.weight" in held) is not tied
+    assert any(name.endswith("q_proj.bias") for name in held) is (family == "qwen2")
+    assert any(name.endswith("q_norm.weight") for name in held) is (family == "qwen3")
+
+
+def test_docstring_example_of_the_weight_table() -> None:
+    regions = {region.hf_name: region for region in weight_regions(model(kv_heads=1), 2, 1, vocab_rows=64)}
+    attention = "model.layers.0.self_attn"
+    assert regions[f"{attention}.q_proj.weight"] == Region(f"{attention}.q_proj.weight", 16, f"{attention}.qkv_proj.weight", 0, 16)
+    assert regions[f"{attention}.v_proj.weight"] == Region(f"{attention}.v_proj.weight", 0, f"{attention}.qkv_proj.weight", 24, 8)
+    assert regions["lm_head.weight"].hf_start == 64 and regions["lm_head.weight"].count == 101 - 64

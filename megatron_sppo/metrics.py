@@ -162,7 +162,8 @@ def ranks(values_B: Tensor) -> Tensor:
     """[B] float64 ranks from 1; equal values share the mean of theirs. ``[5, 3, 5]`` -> ``[2.5, 1, 2.5]``."""
     _, group_B, count_G = torch.unique(values_B, return_inverse=True, return_counts=True)
     last_G = torch.cumsum(count_G, 0).double()
-    return (last_G - (count_G.double() - 1) / 2)[group_B]
+    middle_G: Tensor = last_G - (count_G.double() - 1) / 2
+    return middle_G[group_B]
 
 
 # --- distributions ----------------------------------------------------------------------------------------------------

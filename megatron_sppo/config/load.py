@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from megatron_sppo.errors import UserError
 
@@ -68,7 +68,7 @@ def type_name(hint: Any) -> str:
         return " | ".join(str(choice) for choice in get_args(hint))
     if get_origin(hint) is tuple:
         return f"list of {type_name(get_args(hint)[0])}"
-    return {bool: "true | false", str: "text"}.get(hint, hint.__name__)
+    return {bool: "true | false", str: "text"}.get(hint, str(hint.__name__))
 
 
 def as_dict(config: Any) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _parse_yaml(file: Path) -> dict[str, Any]:
         raise UserError(f"config file {file} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"config file {file} holds a {type(content).__name__}, not `key: value` lines: write a mapping")
-    return content
+    return {str(key): value for key, value in content.items()}
 
 
 def _leaves(kind: type, content: Mapping[Any, Any], prefix: str, where: str) -> Iterator[tuple[str, Given]]:

@@ -1,0 +1,1 @@
+"""Watching a run: clock, progress line, metric sinks, samples."""

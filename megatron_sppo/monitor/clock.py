@@ -1,0 +1,64 @@
+"""Seconds per phase of a step, throughput and peak memory.
+
+Everything that depends on the machine's speed or memory is named ``time/...`` or ``perf/...``: two runs that are equal
+bit for bit differ there and nowhere else.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+WALL_CLOCK_PREFIXES = ("time/", "perf/")
+
+
+def without_wall_clock(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What must be equal between a resumed and an uninterrupted run."""
+    return {name: value for name, value in metrics.items() if not name.startswith(WALL_CLOCK_PREFIXES)}
+
+
+def host_peak_gib() -> float:
+    """Largest resident memory of this process so far, GiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    bytes_per_unit = 1 if sys.platform == "darwin" else 1024
+    return peak * bytes_per_unit / 2**30
+
+
+class StepClock:
+    """One per step: ``with clock.phase("rollout"): ...``; a phase that runs twice is added up."""
+
+    def __init__(self, on_phase: Callable[[str], None] | None = None, synchronize: Callable[[], None] | None = None) -> None:
+        """``on_phase`` hears the name of each phase as it starts; ``synchronize`` waits for the device before a reading."""
+        self._seconds: dict[str, float] = {}
+        self._on_phase = on_phase
+        self._synchronize = synchronize
+        self._started = self._now()
+
+    def _now(self) -> float:
+        if self._synchronize is not None:
+            self._synchronize()
+        return time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        if self._on_phase is not None:
+            self._on_phase(name)
+        started = self._now()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + self._now() - started
+
+    def metrics(self, num_tokens: int, device_peak_gib: float = 0.0) -> dict[str, float]:
+        """``num_tokens``: prompt and response tokens of the step over all ranks. ``time/step`` runs from construction."""
+        total = self._now() - self._started
+        return {
+            **{f"time/{name}": seconds for name, seconds in self._seconds.items()},
+            "time/step": total,
+            "perf/tokens_per_second": num_tokens / total,
+            "perf/host_peak_gib": host_peak_gib(),
+            "perf/device_peak_gib": device_peak_gib,
+        }

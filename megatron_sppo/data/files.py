@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from megatron_sppo.errors import UserError
-
-COLUMNS = ("prompt", "question", "problem", "messages", "response", "answer", "reward_model", "data_source")  # what rows.py reads
 
 
 @dataclass(frozen=True)
@@ -68,12 +66,9 @@ def parse_line(line: bytes, place: str) -> dict[str, Any]:
 
 
 def read_parquet(file: Path, setting: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The columns that rows are made of; the others (solutions, indices) are left unread."""
     try:
-        table = pyarrow.parquet.ParquetFile(file)
-        wanted = [name for name in table.schema_arrow.names if name in COLUMNS]
-        rows = table.read(columns=wanted).to_pylist() if wanted else [{}] * table.metadata.num_rows
-    except pyarrow.ArrowInvalid as error:
+        rows = pq.ParquetFile(file).read().to_pylist()
+    except pa.ArrowInvalid as error:
         raise UserError(f"{setting} is not a readable parquet file ({error}); write it again.") from error
     yield from ((f"{file} row {number}", columns) for number, columns in enumerate(rows))
 

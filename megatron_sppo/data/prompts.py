@@ -72,8 +72,8 @@ def render_prompts(rows: Sequence[Row], tokenizer: Tokenizer, data_config: DataC
     if not kept:
         shortest = min((len(ids) for ids in tokens), default=0)
         raise UserError(
-            f"rollout.max_prompt_tokens={max_prompt_tokens} leaves none of {len(rows)} prompts (the shortest has {shortest} tokens); "
-            "raise it or set data.overlong=truncate_left."
+            f"rollout.max_prompt_tokens={max_prompt_tokens} leaves none of {len(rows)} prompts "
+            f"(the shortest has {shortest} tokens); raise it or set data.overlong=truncate_left."
         )
     prompts = Prompts(
         ids=tuple(rows[i].id for i in kept),

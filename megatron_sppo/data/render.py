@@ -50,7 +50,8 @@ def render_chat(prompt: Prompt, tokenizer: Tokenizer, config: DataConfig, row_id
     messages = (ChatMessage("user", prompt),) if isinstance(prompt, str) else prompt
     if config.system_prompt and any(message.role == "system" for message in messages):
         raise UserError(
-            f"data.system_prompt={config.system_prompt!r}, but row {row_id} has a system message of its own; clear one of the two."
+            f"data.system_prompt={config.system_prompt!r}, but row {row_id} has a system message of its own; "
+            "clear one of the two."
         )
     return tokenizer.render_chat(
         [message.as_dict() for message in with_suffix(messages, config.prompt_suffix)], config.system_prompt

@@ -38,7 +38,7 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Sequence[int], skip_special: bool = True) -> str: ...
 
     def render_chat(self, messages: Sequence[Message], system: str = "") -> str:
-        """Prompt text up to where the assistant starts (R1's template goes on to pre-fill ``<think>\\n``)."""
+        """Prompt text up to where the assistant starts; R1's template goes on to pre-fill ``<think>`` and a newline."""
         ...
 
 

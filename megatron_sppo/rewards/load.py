@@ -35,7 +35,7 @@ class CheckedReward:
         try:
             grades = [float(value) for value in result]
         except (TypeError, ValueError) as error:
-            raise self._fault(f"returned {str(result)[:80]!r}") from error
+            raise self._fault(f"returned {repr(result)[:80]}") from error
         if len(grades) != len(samples):
             raise self._fault(f"returned {len(grades)} values for {len(samples)} samples")
         bad = next((index for index, grade in enumerate(grades) if not math.isfinite(grade)), None)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from megatron.core.distributed import finalize_model_grads
@@ -20,7 +20,8 @@ from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from torch import Tensor
 
 from megatron_sppo.config.schema import ModelConfig
-from megatron_sppo.metrics import Metrics
+from megatron_sppo.losses import LossSum
+from megatron_sppo.metrics import Metric
 from megatron_sppo.models.gpt import Head, build_gpt
 from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.models.optimizer import build_optimizer, build_scheduler, wrap_ddp
@@ -39,19 +40,10 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Loss:
-    """A micro-batch's loss before normalisation. The engine divides the gradient once by the global weight."""
-
-    total: Tensor  # scalar, differentiable
-    weight: int  # tokens, sequences, ... of this micro-batch
-    metrics: Metrics
-
-
-@dataclass(frozen=True)
-class Update(Generic[Result]):
+class Update:
     """One optimizer step as this rank saw it."""
 
-    micro_batch_metrics: list[Metrics]  # empty unless this rank holds the last pipeline stage
+    micro_batch_metrics: list[dict[str, Metric]]  # empty unless this rank holds the last pipeline stage
     grad_norm: float
     lr: float  # that was applied
 
@@ -95,16 +87,16 @@ class MegatronEngine:
             results: list[Result] = self._run(batches, as_loss, forward_only=True)
         return results
 
-    def update(self, batches: Sequence[Batch], loss: Callable[[Tensor, Batch], Loss]) -> Update[Any]:
+    def update(self, batches: Sequence[Batch], loss: Callable[[Tensor, Batch], LossSum]) -> Update:
         """One optimizer step on the loss's global sum over the global weight."""
 
-        def as_loss(output: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Metrics]:
+        def as_loss(output: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Metric]]:
             value = loss(output, batch)
             return value.total, torch.tensor(value.weight, dtype=torch.int, device=output.device), value.metrics
 
         self.ddp.zero_grad_buffer()
         self.optimizer.zero_grad()
-        metrics: list[Metrics] = self._run(batches, as_loss, forward_only=False)
+        metrics: list[dict[str, Metric]] = self._run(batches, as_loss, forward_only=False)
         lr = max((float(group["lr"]) for group in self.optimizer.param_groups), default=0.0)
         with self.groups.active():
             succeeded, grad_norm, _ = self.optimizer.step()

@@ -94,17 +94,18 @@ class LMHead(ColumnParallelLinear):
     """
 
     real_vocab_size: int
-    _tied_weight: Tensor | None = None
+    _tied_weight: tuple[Tensor | None] = (None,)  # in a tuple, or nn.Module would register it as a second parameter
 
     def forward(self, input_: Tensor, weight: Tensor | None = None, runtime_gather_output: bool | None = None) -> tuple[Tensor, None]:
-        self._tied_weight = weight
+        self._tied_weight = (weight,)
         if self.sequence_parallel:
             input_ = gather_from_sequence_parallel_region(input_, tensor_parallel_output_grad=False, group=self.tp_group)
         return input_, None
 
     def logprobs(self, hidden_R: Tensor, labels_R: Tensor, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
         """Log-prob of each label and entropy of each distribution: hidden [R, h], labels [R] -> ([R], [R]) fp32 on every TP rank."""
-        weight = self.weight if self._tied_weight is None else self._tied_weight
+        (tied,) = self._tied_weight
+        weight = self.weight if tied is None else tied
         first = self.tp_group.rank() * weight.shape[0]
         rows = max(0, min(weight.shape[0], self.real_vocab_size - first))
         return _ChunkedLogprobs.apply(hidden_R, weight[:rows], labels_R, temperature, chunk, first, self.tp_group)

@@ -93,17 +93,19 @@ def _restore(state: dict[str, Any]) -> None:
     vars(parallel_state).update(state)
 
 
+_PRISTINE = _snapshot()  # taken at import: the state before any layout was initialised
+
+
 def build_groups(layouts: list[Layout], seed: int) -> list[ModelGroups]:
     """Groups for each layout over all ranks; equal layouts share theirs. Collective.
 
     The first layout's state stays in place as Megatron's global state.
     """
-    pristine = _snapshot()
     made: dict[Layout, ModelGroups] = {}
     for layout in layouts:
         if layout in made:
             continue
-        _restore(dict(pristine))
+        _restore(_PRISTINE)
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=layout.tp,
             pipeline_model_parallel_size=layout.pp,

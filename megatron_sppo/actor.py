@@ -1,0 +1,137 @@
+"""The policy: log-probs of responses and the clipped update, over packed micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from megatron_sppo.algorithms.base import PolicyInputs
+from megatron_sppo.batch import ActorBatch
+from megatron_sppo.config.schema import ActorConfig
+from megatron_sppo.losses import LossSum
+from megatron_sppo.metrics import Mean, Metric, merge
+from megatron_sppo.models.batching import MiniBatch, epoch_order, plan_mini_batches
+from megatron_sppo.models.engine import MegatronEngine
+from megatron_sppo.models.packing import PackedSequences, concatenate, pack, positions_before
+from megatron_sppo.parallel import platform
+from megatron_sppo.parallel.collectives import gather_objects, gather_rows
+from megatron_sppo.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class ResponseRows:
+    """A packed micro-batch of prompt + response with what is needed to read the responses' log-probs. R response tokens."""
+
+    packed: PackedSequences
+    lengths_S: Tensor  # response lengths, host
+    predictors_R: Tensor  # positions in the row whose hidden states predict the response tokens
+    labels_R: Tensor  # the response tokens
+
+
+def response_rows(prompts: Ragged, responses: Ragged, indices: Sequence[int], multiple: int) -> ResponseRows:
+    """Pack the sequences at ``indices``."""
+    device = platform.device()
+    chosen = responses.select(indices)
+    sequences = concatenate(prompts.select(indices), chosen)
+    packed = pack(sequences, range(len(indices)), multiple, device)
+    predictors = positions_before(packed, chosen.lengths)
+    return ResponseRows(packed, chosen.lengths, predictors.to(device), chosen.values.to(device))
+
+
+class Actor:
+    def __init__(self, engine: MegatronEngine, config: ActorConfig, temperature: float) -> None:
+        self.engine, self.config, self.temperature = engine, config, temperature
+        self._reference: list[Tensor] | None = None
+
+    def remember_reference(self) -> None:
+        """Keep this rank's present parameters on the host as the KL's reference policy."""
+        self._reference = [param.detach().cpu().clone() for param in self.engine.model.parameters()]
+
+    def _plan(self, prompts: Ragged, responses: Ragged, order: Sequence[int]) -> list[MiniBatch]:
+        lengths = (prompts.lengths + responses.lengths).tolist()
+        return plan_mini_batches(
+            lengths, order, self.config.mini_batch_size, self.engine.groups.dp, self.config.micro_batch_tokens
+        )
+
+    def _token_scores(self, output: Tensor, rows: ResponseRows) -> tuple[Tensor, Tensor]:
+        """(log-probs [R], entropy [R]) of the response tokens at the sampling temperature."""
+        head = self.engine.model.output_layer
+        hidden_R = output[0].index_select(0, rows.predictors_R)
+        return head.logprobs(hidden_R, rows.labels_R, self.temperature, self.config.logprob_chunk_tokens)
+
+    def logprobs(self, prompts: Ragged, responses: Ragged) -> Ragged:
+        """[B] log-prob of every response token, on every rank. Collective.
+
+        Uses the micro-batches of the first epoch of :meth:`update`, so that the ratio of the first mini-batch is 1 to the last bit.
+        """
+        plan = self._plan(prompts, responses, range(len(responses)))
+        bins = [indices for mini in plan for indices in mini.bins[self.engine.groups.dp_rank]]
+        batches = [response_rows(prompts, responses, indices, self.engine.length_multiple) for indices in bins]
+        results = self.engine.forward(batches, lambda output, batch: self._token_scores(output, batch)[0].split(batch.lengths_S.tolist()))
+        rows = {index: row for indices, split in zip(bins, results, strict=False) for index, row in zip(indices, split, strict=True)}
+        return gather_rows(rows, responses.lengths, contribute=self.engine.groups.speaks)
+
+    def reference_logprobs(self, prompts: Ragged, responses: Ragged) -> Ragged:
+        """As :meth:`logprobs` under the remembered reference policy. Collective."""
+        assert self._reference is not None, "remember_reference() comes first"
+        with self.engine.swapped_parameters(self._reference):
+            return self.logprobs(prompts, responses)
+
+    def update(self, batch: ActorBatch, loss: Callable[[PolicyInputs], LossSum], seed: int) -> dict[str, Metric]:
+        """All epochs and mini-batches of one step. Collective; the metrics are the same on every rank."""
+        parts: list[dict[str, Metric]] = []
+        for epoch in range(self.config.epochs):
+            order = epoch_order(len(batch.response_tokens), seed, epoch)
+            for mini in self._plan(batch.prompt_tokens, batch.response_tokens, order):
+                parts += self._optimizer_step(batch, mini, loss)
+        contribution = parts if self.engine.groups.speaks else []
+        return merge(part for rank in gather_objects(contribution) for part in rank)
+
+    def _optimizer_step(self, batch: ActorBatch, mini: MiniBatch, loss: Callable[[PolicyInputs], LossSum]) -> list[dict[str, Metric]]:
+        bins = mini.bins[self.engine.groups.dp_rank]
+        multiple = self.engine.length_multiple
+        batches = [_PolicyRows.of(batch, indices, multiple) for indices in bins]
+
+        def token_loss(output: Tensor, rows: _PolicyRows) -> LossSum:
+            logprobs_N, entropy_N = self._token_scores(output, rows.responses)
+            return loss(rows.inputs(logprobs_N, entropy_N))
+
+        update = self.engine.update(batches, token_loss)
+        step = {"actor/grad_norm": Mean(update.grad_norm, 1), "actor/lr": Mean(update.lr, 1)}
+        return [*update.micro_batch_metrics, step]
+
+
+@dataclass(frozen=True)
+class _PolicyRows:
+    """A packed micro-batch with everything the policy loss reads, on the device. N = R response tokens."""
+
+    responses: ResponseRows
+    old_logprobs_N: Tensor
+    engine_logprobs_N: Tensor
+    reference_logprobs_N: Tensor
+    advantages_N: Tensor
+
+    @property
+    def packed(self) -> PackedSequences:
+        return self.responses.packed
+
+    @classmethod
+    def of(cls, batch: ActorBatch, indices: Sequence[int], multiple: int) -> _PolicyRows:
+        device = platform.device()
+        picked = (batch.old_logprobs, batch.engine_logprobs, batch.reference_logprobs, batch.advantages)
+        rows = response_rows(batch.prompt_tokens, batch.response_tokens, indices, multiple)
+        return cls(rows, *(ragged.select(indices).values.to(device) for ragged in picked))
+
+    def inputs(self, logprobs_N: Tensor, entropy_N: Tensor) -> PolicyInputs:
+        return PolicyInputs(
+            lengths_S=self.responses.lengths_S,
+            logprobs_N=logprobs_N,
+            entropy_N=entropy_N,
+            old_logprobs_N=self.old_logprobs_N,
+            engine_logprobs_N=self.engine_logprobs_N,
+            reference_logprobs_N=self.reference_logprobs_N,
+            advantages_N=self.advantages_N,
+        )
+

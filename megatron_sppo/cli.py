@@ -1,0 +1,224 @@
+"""The console script ``megatron-sppo``: train, sft, check, report, config.
+
+Nothing heavy is imported before a subcommand runs, so that ``--help`` answers at once. A mistake of the user ends with
+one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from megatron_sppo import __version__
+from megatron_sppo.errors import ParityError, UserError, WeightMismatch
+
+USER_MISTAKE = 2
+Handler = Callable[[argparse.Namespace], int]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+TRAIN_EXAMPLE = """\
+example:
+  megatron-sppo train examples/sppo.yaml --nproc 2 steps=50 actor.tp=2 actor.optimizer.lr=2e-6
+
+`megatron-sppo config train` lists every key. Under torchrun or srun leave --nproc out: the ranks are there already.
+A run whose run_dir holds a checkpoint goes on from it (checkpoint.resume=never starts anew)."""
+
+SFT_EXAMPLE = """\
+example:
+  megatron-sppo sft examples/sft.yaml --nproc 2 model.path=models/base run_dir=runs/sft
+
+The result is the HF folder <run_dir>/hf, ready to be actor.path of `train`."""
+
+CHECK_EXAMPLE = """\
+example:
+  megatron-sppo check --model models/Qwen2.5-0.5B --tp 2 --dtype fp32
+
+Starts tp x pp ranks itself; exit code 1 when the three disagree by more than the dtype allows."""
+
+REPORT_EXAMPLE = """\
+example:
+  megatron-sppo report runs/quickstart
+
+Works on a run that is still going, too."""
+
+CONFIG_EXAMPLE = """\
+example:
+  megatron-sppo config train | grep clip"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parse(argv)
+    try:
+        status: int = arguments.handler(arguments)
+    except (UserError, ParityError, WeightMismatch) as error:
+        _print_once(str(error))
+        return USER_MISTAKE
+    return status
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """argparse, but overrides may also follow an option: ``train a.yaml --nproc 2 steps=5``."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not (hasattr(arguments, "overrides") and all("=" in word and not word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides = [*arguments.overrides, *rest]
+    return arguments
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="megatron-sppo",
+        description="Sequence-level PPO for reasoning language models: Megatron-core trains, vLLM samples, one program.",
+        epilog="`megatron-sppo COMMAND --help` explains a command and shows an example.",
+    )
+    parser.add_argument("--version", action="version", version=f"megatron-sppo {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_run(commands, "train", "train a policy and its critic with reinforcement learning", TRAIN_EXAMPLE, _train)
+    _add_run(commands, "sft", "fine-tune on prompt/response pairs: the warm start of a policy", SFT_EXAMPLE, _sft)
+    _add_check(commands)
+    report = _add(commands, "report", "draw a run: a self-contained report.html and its plots", REPORT_EXAMPLE, _report)
+    report.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder with metrics.jsonl")
+    report.add_argument("--title", help="heading of the report (default: the folder's name)")
+    config = _add(commands, "config", "list every key of a config with its type, default and meaning", CONFIG_EXAMPLE, _config)
+    config.add_argument("kind", nargs="?", choices=("train", "sft"), default="train", help="whose keys (default: train)")
+    return parser
+
+
+def _add(commands: Commands, name: str, summary: str, example: str, handler: Handler) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(handler=handler)
+    return parser
+
+
+def _add_run(commands: Commands, name: str, summary: str, example: str, handler: Handler) -> None:
+    parser = _add(commands, name, summary, example, handler)
+    parser.add_argument("config", metavar="CONFIG.yaml", type=Path, help="config file; it may build on others with `defaults:`")
+    parser.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="overrides, for example actor.tp=2 data.train=[a.jsonl]"
+    )
+    parser.add_argument(
+        "--nproc", metavar="N", type=int, help="start N ranks on this machine with torchrun (default: this process)"
+    )
+
+
+def _add_check(commands: Commands) -> None:
+    summary = "compare HF, Megatron and vLLM log-probs of a model on the same tokens"
+    parser = _add(commands, "check", summary, CHECK_EXAMPLE, _check)
+    parser.add_argument("--model", metavar="DIR", required=True, help="HF folder of a Qwen2, Qwen2.5 or Qwen3 dense model")
+    parser.add_argument("--tp", metavar="N", type=int, default=1, help="tensor-parallel size (default: 1)")
+    parser.add_argument("--pp", metavar="N", type=int, default=1, help="pipeline-parallel size of Megatron (default: 1)")
+    parser.add_argument(
+        "--dtype", choices=("auto", "fp32", "bf16"), default="auto", help="default: auto = bf16 on GPU, fp32 on CPU"
+    )
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+
+
+# --- handlers ---------------------------------------------------------------------------------------------------------
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from megatron_sppo.config.load import load_config
+    from megatron_sppo.config.schema import Config
+
+    config = load_config(Config, [arguments.config], arguments.overrides)
+    if arguments.nproc is not None:
+        return _launch(arguments.nproc, ["train", str(arguments.config), *arguments.overrides])
+    from megatron_sppo import train
+
+    train.main(config)
+    return 0
+
+
+def _sft(arguments: argparse.Namespace) -> int:
+    from megatron_sppo.config.load import load_config
+    from megatron_sppo.config.schema import SFTConfig
+
+    config = load_config(SFTConfig, [arguments.config], arguments.overrides)
+    if arguments.nproc is not None:
+        return _launch(arguments.nproc, ["sft", str(arguments.config), *arguments.overrides])
+    from megatron_sppo import sft
+
+    sft.main(config)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    if min(arguments.tp, arguments.pp) < 1:
+        raise UserError(f"--tp {arguments.tp} --pp {arguments.pp} must both be at least 1: use --tp 1 --pp 1")
+    ranks = arguments.tp * arguments.pp
+    if ranks > 1 and "RANK" not in os.environ:
+        flags = ["--tp", str(arguments.tp), "--pp", str(arguments.pp), "--dtype", arguments.dtype]
+        return _launch(ranks, ["check", "--model", arguments.model, *flags, *(["--json"] if arguments.json else [])])
+    from megatron_sppo import parity
+
+    return parity.main(arguments.model, arguments.tp, arguments.pp, arguments.dtype, arguments.json)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from megatron_sppo.analysis.report import write_report
+
+    print(write_report(arguments.run_dir, arguments.title or arguments.run_dir.resolve().name))
+    return 0
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    from megatron_sppo.config.load import describe, type_name
+    from megatron_sppo.config.schema import Config, SFTConfig
+
+    for knob in describe(Config if arguments.kind == "train" else SFTConfig):
+        default = list(knob.default) if isinstance(knob.default, tuple) else knob.default
+        shown = "required" if default == "" and knob.key.endswith("path") else f"default {_yaml(default)}"
+        print(f"{knob.key}  ({type_name(knob.type)}; {shown})\n    {knob.meaning}")
+    return 0
+
+
+def _yaml(value: object) -> str:
+    """As one would write it in a file: ``true``, ``''``, ``1e-06``."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) or "''"
+
+
+# --- ranks ------------------------------------------------------------------------------------------------------------
+
+
+def _launch(num_ranks: int, command: Sequence[str]) -> int:
+    """Run ``command`` on ``num_ranks`` local ranks under torchrun; its exit code without torchrun's own stack trace."""
+    if num_ranks < 1:
+        raise UserError(f"--nproc {num_ranks} starts nothing: use --nproc 1 or more")
+    if "RANK" in os.environ:
+        raise UserError(
+            f"--nproc {num_ranks} under a launcher would start ranks within rank {os.environ['RANK']}: leave --nproc out"
+        )
+    from megatron_sppo.launch import run_ranks
+
+    return run_ranks(num_ranks, command)
+
+
+SILENCE_SECONDS = 5.0
+
+
+def _print_once(message: str) -> None:
+    """Rank 0 speaks. Another rank waits: if rank 0 has the same error the launcher ends us meanwhile, if not we must speak."""
+    rank = int(os.environ.get("RANK", "0"))
+    if rank != 0:
+        time.sleep(SILENCE_SECONDS)
+        message = f"rank {rank}: {message}"
+    print(f"megatron-sppo: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -57,10 +57,10 @@ import torch
 
 assert torch.version.cuda is None, f"torch {torch.__version__} is a CUDA build"
 import megatron.core
-import vllm
 import megatron_sppo
+from vllm import LLM, __version__ as vllm_version  # `import vllm` alone is lazy and proves little
 
-print(f"setup_env: torch {torch.__version__}, vllm {vllm.__version__}, megatron-core {megatron.core.__version__}")
+print(f"setup_env: torch {torch.__version__}, vllm {vllm_version}, megatron-core {megatron.core.__version__}")
 PY
     ) || fail "the environment in $venv does not import; delete that folder and run this again"
 }

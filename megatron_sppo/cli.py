@@ -19,7 +19,7 @@ from megatron_sppo.errors import ParityError, UserError, WeightMismatch
 
 USER_MISTAKE = 2
 Handler = Callable[[argparse.Namespace], int]
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001  (argparse has no public name for it)
 
 TRAIN_EXAMPLE = """\
 example:
@@ -164,7 +164,8 @@ def _check(arguments: argparse.Namespace) -> int:
         return _launch(ranks, ["check", "--model", arguments.model, *flags, *(["--json"] if arguments.json else [])])
     from megatron_sppo import parity
 
-    return parity.main(arguments.model, arguments.tp, arguments.pp, arguments.dtype, arguments.json)
+    status: int = parity.main(arguments.model, arguments.tp, arguments.pp, arguments.dtype, arguments.json)
+    return status
 
 
 def _report(arguments: argparse.Namespace) -> int:

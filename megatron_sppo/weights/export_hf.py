@@ -58,14 +58,14 @@ def _gather_tp(part: Tensor, groups: ModelGroups) -> list[Tensor]:
 def iter_hf_tensors(
     model: nn.Module, hf: HFModelConfig, groups: ModelGroups, dtype: torch.dtype | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every full HF tensor on every rank, in one order, cast to ``dtype`` (default: the parameter's own). Collective over the model.
+    """Every full HF tensor on every rank, in one order, cast to ``dtype`` (default: the parameter's own).
 
-    All ranks must consume it to the end. Peak extra memory is about two copies of the largest tensor. A tensor may be a view of a live
-    parameter: read it before the next iteration, do not write to it. A tied model yields its embedding once and no lm_head; a value
-    model yields its trunk, its scalar head has no HF counterpart. With a distributed optimizer that gathers parameters lazily,
-    gather them before calling this.
+    Collective over the model: all ranks must consume it to the end. Peak extra memory is about two copies of the largest tensor.
+    A tensor may be a view of a live parameter: read it before the next iteration, do not write to it. A tied model yields its
+    embedding once and no lm_head; a value model yields its trunk, its scalar head has no HF counterpart. With a distributed
+    optimizer that gathers parameters lazily (``overlap_param_gather``), have them gathered before calling this.
     """
-    parameters = {name: parameter.detach() for name, parameter in mapped_parameters(model, hf).items()}
+    parameters = {name: parameter.detach() for name, parameter in mapped_parameters(model).items()}
     for entry in _catalogue(parameters, groups):
         if entry.name == OUTPUT_LAYER and hf.tied_embeddings:
             continue  # the last stage's copy of the embedding

@@ -128,8 +128,9 @@ def save_hf_folder(
 ) -> None:
     """Write the model as an HF folder, with config and tokenizer from ``source_folder``. Collective over all ranks.
 
-    When it returns on any rank the folder is complete; before that it does not exist, or is the earlier export. ``dtype`` defaults to
-    the parameters' own. The scalar head of a value model is not written. UserError, on all ranks, where the folder may not be written.
+    When it returns on any rank the folder is complete; before that it does not exist, or is the earlier export. ``dtype``
+    defaults to the parameters' own. The scalar head of a value model is not written. UserError, on all ranks, where the folder
+    may not be written.
     """
     source, output = Path(source_folder), Path(output_folder)
     refusal = broadcast_object(_refusal(source, output) if is_main() else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -41,14 +42,18 @@ class SafetensorsFolder:
                 f"{self.path} has PyTorch .bin weights only, which are never unpickled here; convert it with transformers: "
                 "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)."
             )
-        raise UserError(f"{self.path} has neither {SINGLE_NAME} nor {INDEX_NAME}; point the model path at a folder with HF weights.")
+        raise UserError(
+            f"{self.path} has neither {SINGLE_NAME} nor {INDEX_NAME}; point the model path at a folder with HF weights."
+        )
 
     def names(self) -> set[str]:
         return set(self._file_of)
 
-    def _slice(self, name: str):  # type: ignore[no-untyped-def]  # safetensors' slice object has no public type
+    def _slice(self, name: str) -> Any:  # safetensors' slice object has no public type
         if name not in self._file_of:
-            raise UserError(f"tensor {name} is missing in {self.path}; its weights do not fit its config.json, get a complete copy.")
+            raise UserError(
+                f"tensor {name} is missing in {self.path}; its weights do not fit its config.json, get a complete copy."
+            )
         file_name = self._file_of[name]
         if file_name not in self._open:
             if not (self.path / file_name).is_file():
@@ -79,20 +84,24 @@ def _check(folder: SafetensorsFolder, rule: Rule) -> None:
                 "fix config.json or use the weights that belong to it."
             )
         if folder.dtype(name) not in _PLAIN_DTYPES:
-            raise UserError(f"tensor {name} in {folder.path} is quantised ({folder.dtype(name)}); use the bf16 checkpoint of the model.")
+            raise UserError(f"tensor {name} in {folder.path} is quantised ({folder.dtype(name)}); use the bf16 checkpoint.")
 
 
 @torch.no_grad()
 def load_hf_weights(model: nn.Module, hf: HFModelConfig, folder: str | Path, groups: ModelGroups) -> None:
     """Fill this rank's parameters in place, cast to their dtype; the head of a value model keeps its values. Not collective.
 
-    Load before an optimizer is made: a mixed-precision optimizer copies fp32 main weights from the parameters. UserError if the folder
-    lacks a tensor or has one of another size.
+    Load before an optimizer is made: a mixed-precision optimizer copies fp32 main weights from the parameters. UserError if the
+    folder lacks a tensor or has one of another size.
     """
     reader = SafetensorsFolder(folder)
-    for name, parameter in mapped_parameters(model, hf).items():
+    for name, parameter in mapped_parameters(model).items():
         rule = rule_for(name, hf)
         _check(reader, rule)
         loaded = rule.load(reader.read, groups.tp_rank, groups.layout.tp)
-        assert loaded.shape == parameter.shape, f"{name}: {tuple(loaded.shape)} from HF, {tuple(parameter.shape)} in the model"
+        if loaded.shape != parameter.shape:
+            raise UserError(
+                f"{', '.join(rule.sizes)} in {reader.path} make a parameter of shape {tuple(loaded.shape)} where its config.json says "
+                f"{tuple(parameter.shape)}; fix config.json or use the weights that belong to it."
+            )
         parameter.copy_(loaded)

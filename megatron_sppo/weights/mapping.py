@@ -1,7 +1,7 @@
 """Which HF tensors each Megatron parameter is made of: one table per model family.
 
-Names are those of Megatron-core's GPTModel. Where Transformer Engine fuses a norm into the linear layer after it, the norm's weight has
-a second name, hence two rows for it in the table.
+Names are those of Megatron-core's GPTModel. Where Transformer Engine fuses a norm into the linear layer after it, the norm's
+weight has a second name, hence two rows for it in the table.
 """
 
 from __future__ import annotations
@@ -41,10 +41,6 @@ def _qkv(kind: str) -> MakeRule:
     return make
 
 
-def _output(hf: HFModelConfig, at: str) -> Rule:
-    return VocabShards(EMBEDDING if hf.tied_embeddings else "lm_head.weight", hf.vocab_size)
-
-
 def _gated_mlp(hf: HFModelConfig, at: str) -> Rule:
     return GatedMLP(f"{at}mlp.gate_proj.weight", f"{at}mlp.up_proj.weight", hf.ffn_size)
 
@@ -57,15 +53,13 @@ QWEN_DENSE: dict[str, MakeRule] = {
     "self_attention.linear_qkv.bias": _qkv("bias"),
     "self_attention.q_layernorm.weight": _head_norm("self_attn.q_norm"),
     "self_attention.k_layernorm.weight": _head_norm("self_attn.k_norm"),
-    "self_attention.linear_proj.weight": lambda hf, at: ColumnShards(
-        f"{at}self_attn.o_proj.weight", hf.num_heads * hf.head_dim
-    ),
+    "self_attention.linear_proj.weight": lambda hf, at: ColumnShards(f"{at}self_attn.o_proj.weight", hf.num_heads * hf.head_dim),
     "pre_mlp_layernorm.weight": _norm("post_attention_layernorm"),
     "mlp.linear_fc1.layer_norm_weight": _norm("post_attention_layernorm"),
     "mlp.linear_fc1.weight": _gated_mlp,
     "mlp.linear_fc2.weight": lambda hf, at: ColumnShards(f"{at}mlp.down_proj.weight", hf.ffn_size),
     "decoder.final_layernorm.weight": _norm("model.norm"),
-    OUTPUT_LAYER: _output,
+    OUTPUT_LAYER: lambda hf, at: VocabShards(EMBEDDING if hf.tied_embeddings else "lm_head.weight", hf.vocab_size),
 }
 FAMILY_TABLES: dict[str, dict[str, MakeRule]] = {"qwen2": QWEN_DENSE, "qwen3": QWEN_DENSE}
 
@@ -77,7 +71,7 @@ def rule_for(global_name: str, hf: HFModelConfig) -> Rule:
     return FAMILY_TABLES[hf.family][name](hf, prefix)
 
 
-def mapped_parameters(model: nn.Module, hf: HFModelConfig) -> dict[str, nn.Parameter]:
+def mapped_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """This rank's parameters that HF has too, by global name, in module order. The scalar head of a value model is left out.
 
     ``model`` may be wrapped in Megatron's DistributedDataParallel and Float16Module.
@@ -89,7 +83,8 @@ def mapped_parameters(model: nn.Module, hf: HFModelConfig) -> dict[str, nn.Param
     for name, parameter in gpt.named_parameters():
         layer = _LAYER.fullmatch(name)
         if layer:
-            name = f"decoder.layers.{gpt.decoder.layers[int(layer[1])].layer_number - 1}.{layer[2]}"
-        if name not in skipped:
+            layer_number = gpt.decoder.layers[int(layer[1])].layer_number
+            found[f"decoder.layers.{layer_number - 1}.{layer[2]}"] = parameter
+        elif name not in skipped:
             found[name] = parameter
     return found

@@ -3,8 +3,8 @@
 Every rule is a list of :class:`Piece`: slices of HF tensors that, concatenated along ``rule.dim`` and then padded with zeros, are
 the rank's parameter. There is no arithmetic and no transpose, so load followed by export is the identity bit for bit.
 
-Example: :class:`QKV` of 4 query heads, 2 KV heads and head_dim 1. Megatron's rows are ``q0 q1 k0 v0 | q2 q3 k1 v1``; with TP 2 a rank
-holds one KV group, with TP 4 the cut lands inside a group: rank 0 holds ``q0 q1``, rank 1 ``k0 v0``, and so on.
+Example: :class:`QKV` of 4 query heads, 2 KV heads and head_dim 1. Megatron's rows are ``q0 q1 k0 v0 | q2 q3 k1 v1``; with TP 2
+a rank holds one KV group, with TP 4 the cut lands inside a group: rank 0 holds ``q0 q1``, rank 1 ``k0 v0``, and so on.
 """
 
 from __future__ import annotations

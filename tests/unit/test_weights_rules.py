@@ -32,6 +32,8 @@ def qkv(heads: int, kv_heads: int, head_dim: int = 4) -> QKV:
     return QKV("q", "k", "v", heads, kv_heads, head_dim)
 
 
+# With 6 heads, 1 KV head and TP 8 a rank holds one head: the last ones hold k or v alone.
+HEADS_KV_TP = [(28, 4, 1), (28, 4, 2), (28, 4, 4), (12, 2, 2), (4, 1, 2), (8, 2, 4), (12, 2, 4), (4, 4, 2), (6, 1, 8)]
 CASES = [
     pytest.param(Replicated("norm", 7), 4, False, id="replicated"),
     pytest.param(Replicated("norm", 7), 4, True, id="replicated-1d"),
@@ -43,7 +45,7 @@ CASES = [
     pytest.param(VocabShards("embed", 5), 4, False, id="vocab-last-rank-all-padding"),
     *(
         pytest.param(qkv(heads, kv), tp, bias, id=f"qkv-{heads}-{kv}-tp{tp}-{'bias' if bias else 'weight'}")
-        for heads, kv, tp in [(28, 4, 1), (28, 4, 2), (28, 4, 4), (12, 2, 2), (4, 1, 2), (8, 2, 4), (12, 2, 4), (4, 4, 2), (6, 1, 8)]
+        for heads, kv, tp in HEADS_KV_TP
         for bias in (False, True)
     ),
 ]

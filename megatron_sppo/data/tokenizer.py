@@ -118,8 +118,9 @@ class SentencePieceTokenizer:
 def load_tokenizer(path: str, knob: str = "actor.path") -> Tokenizer:
     """The tokenizer of an HF folder, of a folder with one ``*.model`` file, or of a ``*.model`` file.
 
-    ``tokenizer.json`` is read as it is. ``AutoTokenizer`` would follow ``tokenizer_class`` and, for DeepSeek-R1-Distill-Qwen
-    (a byte-level BPE that calls itself LlamaTokenizerFast), rebuild it with Llama's pre-tokenizer: other tokens, no error.
+    ``tokenizer.json`` is read as it is. ``AutoTokenizer`` would rebuild it from ``tokenizer_class``, and DeepSeek-R1's
+    distills, byte-level BPEs that call themselves LlamaTokenizerFast, can come out with other tokens and no error
+    (huggingface/transformers#45488).
     """
     place = Path(path)
     if not path or not place.exists():
@@ -162,7 +163,10 @@ def load_sentencepiece(file: Path, knob: str) -> SentencePieceTokenizer:
 
 
 def declared_bos(hf: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer itself puts before a text (``[bos]`` or nothing), learned by asking it rather than by reading flags."""
+    """What the tokenizer itself puts before a text, ``[bos]`` or nothing, learned by asking it.
+
+    Its flag ``add_bos_token`` is no witness: transformers 5 drops it where tokenizer.json brings a post-processor.
+    """
     plain = hf(BOS_PROBE, add_special_tokens=False)["input_ids"]
     special = hf(BOS_PROBE)["input_ids"]
     for start in range(len(special) - len(plain) + 1):

@@ -39,6 +39,25 @@ def test_bos_is_added_once_and_only_where_declared(tmp_path: Path) -> None:
     assert declares.encode(rendered).count(0) == 1
 
 
+def test_folders_without_tokenizer_json(tmp_path: Path) -> None:
+    """Qwen2's vocab.json + merges.txt, and Llama's SentencePiece model with a tokenizer_config.json."""
+    bpe = write_bpe(tmp_path / "bpe")
+    model = json.loads((bpe / "tokenizer.json").read_text())["model"]
+    (bpe / "tokenizer.json").unlink()
+    (bpe / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (bpe / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in model["merges"]))
+    (bpe / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Qwen2Tokenizer", "eos_token": EOS}))
+    tokenizer = load_tokenizer(str(bpe))
+    assert tokenizer.decode(tokenizer.encode(TEXTS[0])) == TEXTS[0]
+
+    llama = write_sentencepiece(tmp_path / "llama").parent
+    config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}
+    (llama / "tokenizer_config.json").write_text(json.dumps(config))
+    bare = load_tokenizer(str(llama / "tokenizer.model"))
+    assert load_tokenizer(str(llama)).encode(TEXTS[0]) == bare.encode(TEXTS[0])
+    assert load_tokenizer(str(llama)).encode(TEXTS[0], add_bos=True) == [1, *bare.encode(TEXTS[0])]
+
+
 def test_chat_template_opens_the_assistants_turn(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(str(write_bpe(tmp_path, template=R1_TEMPLATE)))
     assert tokenizer.has_chat_template

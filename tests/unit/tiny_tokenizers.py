@@ -17,9 +17,13 @@ R1_TEMPLATE = (
 
 
 def write_bpe(
-    folder: Path, *, template: str | None = None, declares_bos: bool = False, tokenizer_class: str = "PreTrainedTokenizerFast"
+    folder: Path,
+    *,
+    template: str | None = None,
+    declares_bos: bool = False,
+    tokenizer_class: str = "PreTrainedTokenizerFast",
 ) -> Path:
-    """A byte-level BPE in HF form, as Qwen and R1-Distill-Qwen ship theirs."""
+    """A byte-level BPE in HF form, as Qwen and R1-Distill-Qwen ship theirs; with ``declares_bos`` it puts BOS first."""
     folder.mkdir(exist_ok=True)
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -32,7 +36,12 @@ def write_bpe(
     if declares_bos:
         bpe.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))])
     bpe.save(str(folder / "tokenizer.json"))
-    config = {"bos_token": BOS, "eos_token": EOS, "tokenizer_class": tokenizer_class, "chat_template": template}
+    config = {
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "tokenizer_class": tokenizer_class,
+        "chat_template": template,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
     return folder
 

@@ -101,7 +101,7 @@ def load_hf_weights(model: nn.Module, hf: HFModelConfig, folder: str | Path, gro
         loaded = rule.load(reader.read, groups.tp_rank, groups.layout.tp)
         if loaded.shape != parameter.shape:
             raise UserError(
-                f"{', '.join(rule.sizes)} in {reader.path} make a parameter of shape {tuple(loaded.shape)} where its config.json says "
-                f"{tuple(parameter.shape)}; fix config.json or use the weights that belong to it."
+                f"{', '.join(rule.sizes)} in {reader.path} make a parameter of shape {tuple(loaded.shape)} where its "
+                f"config.json says {tuple(parameter.shape)}; fix config.json or use the weights that belong to it."
             )
         parameter.copy_(loaded)

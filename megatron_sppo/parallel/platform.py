@@ -43,6 +43,12 @@ def peak_device_gib() -> float:
     return torch.cuda.max_memory_allocated() / 2**30 if is_gpu() else 0.0
 
 
+def synchronize() -> None:
+    """Wait for the device, so that a clock reading means what it says."""
+    if is_gpu():
+        torch.cuda.synchronize()
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

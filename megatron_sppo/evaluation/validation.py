@@ -1,0 +1,100 @@
+"""Held-out accuracy during training: avg@k with a 95 % interval over problems, and samples that a person can read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_sppo.batch import Prompts, Rollouts, SamplingPlan
+from megatron_sppo.config.schema import RolloutConfig, ValidationConfig
+from megatron_sppo.evaluation.estimators import bootstrap_interval, per_problem_mean
+from megatron_sppo.monitor.samples import Sample
+from megatron_sppo.rewards.protocol import Reward
+from megatron_sppo.rewards.spread import grade_rollouts
+from megatron_sppo.rollout.engine import Decode, OnProgress, RolloutEngine
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    name: str
+    prompts: Prompts
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One benchmark's result."""
+
+    benchmark: str
+    num_samples: int
+    accuracy: float
+    low: float  # 95 % interval over problems
+    high: float
+    truncated: float
+    mean_length: float  # tokens
+    samples: tuple[Sample, ...]
+
+    def metrics(self) -> dict[str, float]:
+        at = f"validation/{self.benchmark}"
+        measure = f"{at}/avg@{self.num_samples}"
+        return {
+            measure: self.accuracy,
+            f"{measure}_low": self.low,
+            f"{measure}_high": self.high,
+            f"{at}/truncated": self.truncated,
+            f"{at}/length_mean": self.mean_length,
+        }
+
+
+class Validator:
+    """Samples every benchmark with fixed seeds, so that two validations differ by the policy alone."""
+
+    def __init__(self, benchmarks: tuple[Benchmark, ...], reward: Reward, config: ValidationConfig, rollout: RolloutConfig, seed: int) -> None:
+        self.benchmarks, self.reward, self.config = benchmarks, reward, config
+        self.plan = SamplingPlan(
+            num_samples=config.samples,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=-1,
+            max_response_tokens=rollout.max_response_tokens,
+            stop_token_ids=rollout.stop_token_ids,
+            seed=-1 - seed,  # training steps have non-negative plan seeds
+        )
+
+    def run(self, step: int, engine: RolloutEngine, decode: Decode, on_progress: OnProgress | None = None) -> list[Validation]:
+        """Collective; the same result on every rank."""
+        results = []
+        for benchmark in self.benchmarks:
+            rollouts = engine.generate(benchmark.prompts, self.plan, decode, on_progress)
+            results.append(self._result(step, benchmark, rollouts))
+        return results
+
+    def _result(self, step: int, benchmark: Benchmark, rollouts: Rollouts) -> Validation:
+        rewards_B = grade_rollouts(self.reward, rollouts)
+        per_problem_P = per_problem_mean(rewards_B, rollouts.prompt_index_B, len(benchmark.prompts))
+        low, high = bootstrap_interval(per_problem_P)
+        shown = range(0, len(rollouts), max(1, len(rollouts) // max(1, self.config.dump_samples)))
+        prompts = rollouts.prompts
+        samples = [
+            Sample(
+                step=step,
+                benchmark=benchmark.name,
+                prompt_id=prompts.ids[p],
+                prompt=prompts.texts[p],
+                response=rollouts.texts[i],
+                gold=prompts.golds[p],
+                reward=float(rewards_B[i]),
+                num_tokens=int(rollouts.response_tokens.lengths[i]),
+                truncated=bool(rollouts.truncated_B[i]),
+            )
+            for i in list(shown)[: self.config.dump_samples]
+            for p in [int(rollouts.prompt_index_B[i])]
+        ]
+        return Validation(
+            benchmark=benchmark.name,
+            num_samples=self.config.samples,
+            accuracy=float(per_problem_P.mean()),
+            low=low,
+            high=high,
+            truncated=float(rollouts.truncated_B.double().mean()),
+            mean_length=float(rollouts.response_tokens.lengths.double().mean()),
+            samples=tuple(samples),
+        )

@@ -1,0 +1,164 @@
+"""The step, in the paper's order, and the loop around it. Nothing here knows which algorithm runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from megatron_sppo import metrics
+from megatron_sppo.actor import Actor
+from megatron_sppo.algorithms.base import Algorithm
+from megatron_sppo.batch import Rollouts
+from megatron_sppo.checkpoint.checkpointer import Checkpointer
+from megatron_sppo.config.schema import Config
+from megatron_sppo.critic import Critic
+from megatron_sppo.data.prompts import PromptStream
+from megatron_sppo.evaluation.validation import Validation, Validator
+from megatron_sppo.monitor.clock import StepClock
+from megatron_sppo.monitor.run_log import RunLog
+from megatron_sppo.parallel import platform
+from megatron_sppo.ragged import Ragged
+from megatron_sppo.reshard.gather import GatherSync
+from megatron_sppo.rewards.protocol import Reward
+from megatron_sppo.rewards.spread import grade_rollouts
+from megatron_sppo.rollout.engine import Decode, RolloutEngine
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a trainer is made of; see :mod:`megatron_sppo.build`."""
+
+    config: Config
+    algorithm: Algorithm
+    actor: Actor
+    critic: Critic
+    engine: RolloutEngine
+    sync: GatherSync
+    prompts: PromptStream
+    decode: Decode
+    reward: Reward
+    validator: Validator
+    checkpointer: Checkpointer
+
+
+class Trainer:
+    def __init__(self, parts: Parts, log: RunLog) -> None:
+        self.parts, self.log, self.config = parts, log, parts.config
+        self.best_accuracy = -1.0
+
+    def fit(self, first_step: int) -> list[Validation]:
+        """Train from ``first_step`` to the end; returns the last validation. vLLM must hold the policy's weights."""
+        validation = self.config.validation
+        last: list[Validation] = []
+        if first_step == 1 and validation.before_training:
+            last = self.validate(0)
+        for step in range(first_step, self.config.steps + 1):
+            self.log.train(step, self.step(step))
+            due = validation.every and (step % validation.every == 0 or step == self.config.steps)
+            is_best = False
+            if due:
+                last = self.validate(step)
+                is_best = self._is_best(last)
+            self._checkpoint(step, is_best)
+        return last
+
+    def step(self, step: int) -> dict[str, float]:
+        """One step of eq. 1-3: rollout, reward, value, old log-probs, advantage, critic update, actor update, reshard."""
+        parts = self.parts
+        clock = StepClock(on_phase=self.log.phase, synchronize=platform.synchronize)
+        learns = step > self.config.critic.warmup_steps
+        prompts = parts.prompts.next_batch()
+        with clock.phase("rollout"), parts.engine.awake():
+            rollouts = parts.engine.generate(prompts, parts.algorithm.sampling(step), parts.decode, self.log.progress("rollout"))
+        with clock.phase("reward"):
+            rewards_B = grade_rollouts(parts.reward, rollouts)
+        with clock.phase("value"):
+            values_B = parts.critic.values(rollouts.prompt_tokens)  # before this step's update
+        with clock.phase("old_logprobs"):
+            old_logprobs = parts.actor.logprobs(rollouts.prompt_tokens, rollouts.response_tokens)
+        with clock.phase("reference_logprobs"):
+            reference = self._reference_logprobs(rollouts, old_logprobs)
+        with clock.phase("advantage"):
+            critic_batch, actor_batch = parts.algorithm.assign_credit(rollouts, rewards_B, values_B, old_logprobs, reference)
+        with clock.phase("critic_update"):
+            critic_metrics = parts.critic.update(critic_batch, parts.algorithm.critic_loss, seed=step)
+        actor_metrics: dict[str, metrics.Metric] = {}
+        if learns:
+            with clock.phase("actor_update"):
+                actor_metrics = parts.actor.update(actor_batch, parts.algorithm.actor_loss, seed=step)
+            with clock.phase("reshard"):
+                parts.sync.push(step)
+        self.log.calibration(step, values_B, rewards_B)
+        num_tokens = int(rollouts.prompt_tokens.lengths.sum() + rollouts.response_tokens.lengths.sum())
+        return {
+            **rollout_metrics(rollouts, rewards_B, values_B, actor_batch.advantages, old_logprobs),
+            **metrics.values(critic_metrics),
+            **metrics.values(actor_metrics),
+            "data/epoch": parts.prompts.epoch,
+            **clock.metrics(num_tokens, platform.peak_device_gib()),
+        }
+
+    def _reference_logprobs(self, rollouts: Rollouts, old_logprobs: Ragged) -> Ragged:
+        if not self.parts.algorithm.needs_reference:
+            return old_logprobs
+        return self.parts.actor.reference_logprobs(rollouts.prompt_tokens, rollouts.response_tokens)
+
+    def validate(self, step: int) -> list[Validation]:
+        """Every benchmark under the present policy."""
+        with self.parts.engine.awake():
+            results = self.parts.validator.run(step, self.parts.engine, self.parts.decode, self.log.progress("validation"))
+        self.log.validation(step, results)
+        return results
+
+    def _is_best(self, results: list[Validation]) -> bool:
+        if not results:
+            return False
+        mean = sum(result.accuracy for result in results) / len(results)
+        better = mean > self.best_accuracy
+        self.best_accuracy = max(mean, self.best_accuracy)
+        return better
+
+    def _checkpoint(self, step: int, is_best: bool) -> None:
+        checkpointer, every = self.parts.checkpointer, self.config.checkpoint.every
+        checkpointer.maybe_finalize()
+        if step == self.config.steps or (every and step % every == 0):
+            self.log.phase("checkpoint")
+            checkpointer.save(step, self.state_dict(), is_best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step needs beside the models: JSON-able."""
+        return {"prompts": self.parts.prompts.state_dict(), "best_accuracy": self.best_accuracy}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.parts.prompts.load_state_dict(state["prompts"])
+        self.best_accuracy = float(state["best_accuracy"])
+
+
+def rollout_metrics(
+    rollouts: Rollouts, rewards_B: Tensor, values_B: Tensor, advantages: Ragged, old_logprobs: Ragged
+) -> dict[str, float]:
+    """What a step's rollouts say before anything is updated."""
+    first_N = advantages.starts
+    advantages_B = advantages.values[first_N]
+    gap_N = old_logprobs.values - rollouts.engine_logprobs.values
+    return {
+        "reward/mean": float(rewards_B.mean()),
+        "critic/value_mean": float(values_B.mean()),
+        **metrics.calibration(values_B, rewards_B),
+        "advantage/mean": float(advantages_B.mean()),
+        "advantage/std": float(advantages_B.std(correction=0)),
+        **metrics.length_summary(rollouts.response_tokens.lengths, rollouts.truncated_B),
+        **mismatch_metrics(gap_N),
+    }
+
+
+def mismatch_metrics(gap_N: Tensor) -> dict[str, float]:
+    """Trainer minus engine log-probs of the sampled tokens. KL(engine || trainer) by the k3 estimator."""
+    return {
+        "mismatch/logprob_abs_mean": float(gap_N.abs().mean()),
+        "mismatch/logprob_abs_max": float(gap_N.abs().max()),
+        "mismatch/kl": float((gap_N.exp() - 1 - gap_N).mean()),
+    }
+

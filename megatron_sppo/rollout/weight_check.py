@@ -54,7 +54,7 @@ class WeightCheck:
             start = [0] * tensor.ndim
             start[region.dim] = region.hf_start
             if ours.shape != theirs.shape:
-                self._faults.append((name, region.param, f"shape {tuple(theirs.shape)} where the trainer has {tuple(ours.shape)}"))
+                self._faults.append((name, region.param, f"shape {tuple(theirs.shape)}, not {tuple(ours.shape)}"))
             elif box_checksum(ours, start, tensor.shape) != box_checksum(theirs, start, tensor.shape):
                 self._faults.append((name, region.param, f"checksum of {math.prod(ours.shape)} elements differs"))
 

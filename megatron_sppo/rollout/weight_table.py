@@ -68,7 +68,7 @@ def _layer(shard: _Shard, layer: int) -> list[Region]:
     regions += _stacked(mlp, "gate_up_proj", {"gate_proj": ffn, "up_proj": ffn}, "weight")
     for name, (start, count) in ((f"{attention}.o_proj.weight", heads), (f"{mlp}.down_proj.weight", ffn)):
         regions.append(Region(name, start, name, 0, count, dim=1))
-    norms = {f"{prefix}.input_layernorm.weight": model.hidden_size, f"{prefix}.post_attention_layernorm.weight": model.hidden_size}
+    norms = {f"{prefix}.{place}_layernorm.weight": model.hidden_size for place in ("input", "post_attention")}
     if model.qk_norm:
         norms |= {f"{attention}.q_norm.weight": model.head_dim, f"{attention}.k_norm.weight": model.head_dim}
     return regions + [Region(name, 0, name, 0, size) for name, size in norms.items()]
@@ -79,8 +79,8 @@ def weight_regions(model: HFModelConfig, tp: int, tp_rank: int, vocab_rows: int)
     shard = _Shard(model, tp, tp_rank)
     start = min(tp_rank * vocab_rows, model.vocab_size)
     count = min((tp_rank + 1) * vocab_rows, model.vocab_size) - start
-    vocabularies = ["model.embed_tokens.weight"] + ([] if model.tied_embeddings else ["lm_head.weight"])
+    vocabularies = ["model.embed_tokens.weight", *([] if model.tied_embeddings else ["lm_head.weight"])]
     regions = [Region(name, start, name, 0, count) for name in vocabularies]
     for layer in range(model.num_layers):
         regions += _layer(shard, layer)
-    return regions + [Region("model.norm.weight", 0, "model.norm.weight", 0, model.hidden_size)]
+    return [*regions, Region("model.norm.weight", 0, "model.norm.weight", 0, model.hidden_size)]

@@ -7,7 +7,7 @@ from megatron_sppo.rollout.dispatch import deal_prompts, response_seed
 
 def test_every_prompt_is_dealt_once_and_counts_differ_by_at_most_one() -> None:
     rng = random.Random(0)
-    for num_prompts in range(0, 40):
+    for num_prompts in range(40):
         lengths = [rng.randint(1, 500) for _ in range(num_prompts)]
         for num_engines in (1, 2, 3, 8):
             hands = deal_prompts(lengths, num_engines)

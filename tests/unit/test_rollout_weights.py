@@ -12,9 +12,20 @@ from megatron_sppo.rollout.weight_table import Region, weight_regions
 
 def model(family: str = "qwen2", heads: int = 4, kv_heads: int = 2, tied: bool = False) -> HFModelConfig:
     return HFModelConfig(
-        family=family, num_layers=2, hidden_size=32, num_heads=heads, num_kv_heads=kv_heads, head_dim=8, ffn_size=48, vocab_size=101,
-        tied_embeddings=tied, rope_theta=1e4, norm_eps=1e-6, max_positions=64, eos_token_ids=(0,),
-    )  # fmt: skip
+        family=family,
+        num_layers=2,
+        hidden_size=32,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=8,
+        ffn_size=48,
+        vocab_size=101,
+        tied_embeddings=tied,
+        rope_theta=1e4,
+        norm_eps=1e-6,
+        max_positions=64,
+        eos_token_ids=(0,),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -76,6 +87,7 @@ def test_ranks_together_hold_every_hf_row_and_regions_do_not_overlap(family: str
 def test_docstring_example_of_the_weight_table() -> None:
     regions = {region.hf_name: region for region in weight_regions(model(kv_heads=1), 2, 1, vocab_rows=64)}
     attention = "model.layers.0.self_attn"
-    assert regions[f"{attention}.q_proj.weight"] == Region(f"{attention}.q_proj.weight", 16, f"{attention}.qkv_proj.weight", 0, 16)
-    assert regions[f"{attention}.v_proj.weight"] == Region(f"{attention}.v_proj.weight", 0, f"{attention}.qkv_proj.weight", 24, 8)
+    q, v, qkv = (f"{attention}.{name}.weight" for name in ("q_proj", "v_proj", "qkv_proj"))
+    assert regions[q] == Region(q, 16, qkv, 0, 16)
+    assert regions[v] == Region(v, 0, qkv, 24, 8)
     assert regions["lm_head.weight"].hf_start == 64 and regions["lm_head.weight"].count == 101 - 64

@@ -1,0 +1,80 @@
+"""Everything that is asked of vLLM: its environment, the engine's options, the options of one request."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from megatron_sppo.batch import SamplingPlan
+from megatron_sppo.config.schema import RolloutConfig
+from megatron_sppo.parallel import platform
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+
+_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_GIB = 2**30
+
+
+def configure_environment() -> None:
+    """vLLM's process-wide switches, which it reads from the environment when it is imported. The one place that sets them."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine lives in this process
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # torchrun's OMP_NUM_THREADS stands
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def engine_options(config: RolloutConfig, model_path: str | Path, dtype: torch.dtype, seed: int) -> dict[str, Any]:
+    """Arguments of ``vllm.LLM``."""
+    options: dict[str, Any] = {
+        "model": str(model_path),
+        "skip_tokenizer_init": True,  # token ids in, token ids out
+        "generation_config": "vllm",  # sampling comes from the plan, not from the folder
+        "dtype": _DTYPES[dtype],
+        "tensor_parallel_size": config.tp,
+        "distributed_executor_backend": "external_launcher",
+        "seed": seed,
+        "max_model_len": config.max_prompt_tokens + config.max_response_tokens,
+        "max_num_seqs": config.max_num_seqs,
+        "enforce_eager": config.enforce_eager or not platform.is_gpu(),
+        "enable_prefix_caching": True,
+        "async_scheduling": False,  # the ranks of an engine must schedule in lockstep
+        "logprobs_mode": "processed_logprobs",  # of the distribution sampled from: after temperature, top-k and top-p
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if config.max_num_batched_tokens:
+        options["max_num_batched_tokens"] = config.max_num_batched_tokens
+    if platform.is_gpu():
+        options |= {"gpu_memory_utilization": config.gpu_memory_utilization, "enable_sleep_mode": config.sleep}
+    else:
+        options["kv_cache_memory_bytes"] = int(config.cpu_kv_cache_gib * _GIB)
+    return options
+
+
+def sampling_params(plan: SamplingPlan, stop_token_ids: set[int], seed: int) -> SamplingParams:
+    """One response of ``plan``; it ends at any of ``stop_token_ids`` or the plan's."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=plan.temperature,
+        top_p=plan.top_p,
+        top_k=plan.top_k,
+        max_tokens=plan.max_response_tokens,
+        stop_token_ids=sorted({*plan.stop_token_ids, *stop_token_ids}),
+        ignore_eos=True,  # the line above has them
+        seed=seed,
+        logprobs=0,  # the sampled token's alone
+        flat_logprobs=True,
+        detokenize=False,
+    )
+
+
+def scoring_params() -> SamplingParams:
+    """Log-probs of a given sequence, at temperature 1."""
+    from vllm import SamplingParams
+
+    return SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, flat_logprobs=True, detokenize=False)

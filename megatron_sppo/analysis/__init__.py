@@ -1,0 +1,1 @@
+"""Reading a run back and drawing it."""

@@ -109,6 +109,10 @@ class PromptStream:
         """Epochs done, with the fraction of the present one."""
         return self._cursor.epoch
 
+    def all(self) -> Prompts:
+        """Every prompt, in file order."""
+        return self._prompts
+
     def next_batch(self) -> Prompts:
         return select_prompts(self._prompts, self._cursor.next_indices())
 

@@ -1,0 +1,131 @@
+"""From a config to the parts of a trainer, in two stages: everything that can be the user's mistake first, models after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from megatron_sppo.actor import Actor
+from megatron_sppo.algorithms import build_algorithm
+from megatron_sppo.algorithms.base import Algorithm
+from megatron_sppo.checkpoint.checkpointer import Checkpointer
+from megatron_sppo.config import arithmetic
+from megatron_sppo.config.schema import Config
+from megatron_sppo.critic import Critic
+from megatron_sppo.data.files import unique_names
+from megatron_sppo.data.prompts import PromptSet, PromptStream, render_prompts
+from megatron_sppo.data.rows import read_rows
+from megatron_sppo.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_sppo.evaluation.validation import Benchmark, Validator
+from megatron_sppo.models.engine import MegatronEngine
+from megatron_sppo.models.hf_config import HFModelConfig, read_hf_config
+from megatron_sppo.parallel import platform
+from megatron_sppo.parallel.groups import Layout, build_groups
+from megatron_sppo.reshard.gather import GatherSync
+from megatron_sppo.rewards.load import CheckedReward, load_reward
+from megatron_sppo.rollout.vllm_engine import VLLMEngine
+from megatron_sppo.trainer import Parts
+from megatron_sppo.weights.load_hf import load_hf_weights
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Checked input: no model has been built yet."""
+
+    config: Config
+    warnings: tuple[str, ...]
+    actor_hf: HFModelConfig
+    critic_hf: HFModelConfig
+    tokenizer: Tokenizer
+    train: PromptSet
+    prompts: PromptStream
+    benchmarks: tuple[Benchmark, ...]
+    reward: CheckedReward
+    algorithm: Algorithm
+
+
+def prepare(config: Config, world_size: int) -> Prepared:
+    """Read and check everything but weights. Raises UserError in one sentence."""
+    device = "gpu" if platform.is_gpu() else "cpu"
+    arithmetic.check(config, world_size, device)  # what needs no file first
+    config = with_critic_path(config)
+    actor_hf = read_hf_config(config.actor.path, "actor.path")
+    critic_hf = read_hf_config(config.critic.path, "critic.path")
+    algorithm = build_algorithm(config)
+    warnings = arithmetic.check(config, world_size, device, actor_hf, critic_hf, algorithm.sampling(1).num_samples)
+    tokenizer = load_tokenizer(config.actor.path, "actor.path")
+    limit = config.rollout.max_prompt_tokens
+    train = render_prompts(read_rows(config.data.train, "data.train"), tokenizer, config.data, limit)
+    benchmarks = tuple(
+        Benchmark(name, render_prompts(read_rows([path], "data.validation"), tokenizer, config.data, limit).head(config.validation.limit).prompts)
+        for name, path in zip(unique_names(config.data.validation, "data.validation"), config.data.validation, strict=True)
+    )
+    return Prepared(
+        config=config,
+        warnings=tuple(warnings),
+        actor_hf=actor_hf,
+        critic_hf=critic_hf,
+        tokenizer=tokenizer,
+        train=train,
+        prompts=PromptStream(train, config.prompts_per_step, config.seed, config.data.shuffle),
+        benchmarks=benchmarks,
+        reward=load_reward(config.reward),
+        algorithm=algorithm,
+    )
+
+
+def with_critic_path(config: Config) -> Config:
+    """An empty critic.path means the actor's checkpoint."""
+    return config if config.critic.path else replace(config, critic=replace(config.critic, path=config.actor.path))
+
+
+def optimizer_steps(rollout_steps: int, num_responses: int, mini_batch_size: int, epochs: int) -> int:
+    """Over the whole run: what a linear or cosine schedule decays over."""
+    return max(1, rollout_steps * epochs * -(-num_responses // (mini_batch_size or num_responses)))
+
+
+def build(prepared: Prepared) -> Parts:
+    """Models, optimizers and the rollout engine. Collective."""
+    config = prepared.config
+    actor_groups, critic_groups = build_groups([Layout.of(config.actor), Layout.of(config.critic)], config.seed)
+    num_responses = config.prompts_per_step * prepared.algorithm.sampling(1).num_samples
+    actor_config, critic_config = config.actor, config.critic
+    actor_steps = max(1, config.steps - critic_config.warmup_steps)
+    policy = MegatronEngine(
+        prepared.actor_hf,
+        actor_config,
+        actor_groups,
+        "lm",
+        optimizer_steps(actor_steps, num_responses, actor_config.mini_batch_size, actor_config.epochs),
+    )
+    load_hf_weights(policy.model, prepared.actor_hf, actor_config.path, actor_groups)
+    policy.start_optimizer()
+    value = MegatronEngine(
+        prepared.critic_hf,
+        critic_config,
+        critic_groups,
+        "value",
+        optimizer_steps(config.steps, num_responses, critic_config.mini_batch_size, critic_config.epochs),
+        prior=critic_config.prior,
+    )
+    load_hf_weights(value.model, prepared.critic_hf, critic_config.path, critic_groups)
+    value.start_optimizer()
+    actor = Actor(policy, actor_config, config.rollout.temperature)
+    if prepared.algorithm.needs_reference:
+        actor.remember_reference()  # before a checkpoint is loaded: the reference is the initial policy
+    rollout_dtype = platform.resolve_dtype(actor_config.dtype if config.rollout.dtype == "auto" else config.rollout.dtype)
+    engine = VLLMEngine(config.rollout, actor_config.path, rollout_dtype, config.seed)
+    accuracy = load_reward(replace(config.reward, overlong_penalty=0.0))
+    return Parts(
+        config=config,
+        algorithm=prepared.algorithm,
+        actor=actor,
+        critic=Critic(value, critic_config),
+        engine=engine,
+        sync=GatherSync(policy, engine, rollout_dtype, config.rollout.verify_weights_every),
+        prompts=prepared.prompts,
+        decode=prepared.tokenizer.decode,
+        reward=prepared.reward,
+        validator=Validator(prepared.benchmarks, accuracy, config.validation, config.rollout, config.seed),
+        checkpointer=Checkpointer(Path(config.run_dir), config.checkpoint, {"actor": policy, "critic": value}),
+    )

@@ -1,0 +1,87 @@
+"""``megatron-sppo train``: one run, from a config to a trained policy in HF format."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch.distributed as dist
+
+from megatron_sppo import parity
+from megatron_sppo.build import Prepared, build, prepare
+from megatron_sppo.config import arithmetic
+from megatron_sppo.config.load import dump_yaml
+from megatron_sppo.config.schema import Config
+from megatron_sppo.data.prompts import select_prompts
+from megatron_sppo.evaluation.validation import Validation
+from megatron_sppo.monitor.run_log import MainRunLog, RunLog
+from megatron_sppo.parallel import platform
+from megatron_sppo.trainer import Parts, Trainer
+from megatron_sppo.weights.hf_folder import save_hf_folder
+
+GATE_PROMPTS = 16
+
+
+def main(config: Config) -> None:
+    rank, world_size = platform.start_distributed()
+    platform.quiet_upstream()
+    logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(message)s")
+    prepared = prepare(config, world_size)
+    config = prepared.config
+    run_dir = Path(config.run_dir)
+    if rank == 0:
+        _introduce(prepared, world_size, run_dir)
+    started = time.monotonic()
+    parts = build(prepared)
+    resumed = parts.checkpointer.load_latest()
+    first_step = 1 if resumed is None else resumed[0] + 1
+    with _run_log(config, run_dir, rank, first_step) as log:
+        log.note(f"built in {time.monotonic() - started:.0f}s; starting at step {first_step}")
+        trainer = Trainer(parts, log)
+        if resumed is not None:
+            trainer.load_state_dict(resumed[1])
+        _hand_over(parts, log)
+        last = trainer.fit(first_step)
+        parts.checkpointer.close()
+    _finish(parts, run_dir, last, time.monotonic() - started)
+    parts.engine.close()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _run_log(config: Config, run_dir: Path, rank: int, first_step: int) -> RunLog:
+    if rank:
+        return RunLog()
+    return MainRunLog(config.logging, run_dir, config.steps, 0 if first_step == 1 else first_step, asdict(config))
+
+
+def _introduce(prepared: Prepared, world_size: int, run_dir: Path) -> None:
+    """What will happen, in words, before the first second is spent on it."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.yaml").write_text(dump_yaml(prepared.config), encoding="utf-8")
+    print(arithmetic.explain(prepared.config, world_size, prepared.algorithm.sampling(1).num_samples))
+    for warning in prepared.warnings:
+        print(f"warning: {warning}")
+    print(f"first prompt as the model reads it:\n---\n{prepared.train.first_rendered()}\n---", flush=True)
+
+
+def _hand_over(parts: Parts, log: RunLog) -> None:
+    """vLLM gets the policy's weights, proven by checksums; then both must agree on log-probs before anything is trained."""
+    parts.sync.push(step=0)
+    prompts = select_prompts(parts.prompts.all(), range(min(GATE_PROMPTS, len(parts.prompts.all()))))
+    with parts.engine.awake():
+        difference = parity.gate(parts.actor, parts.engine, prompts, parts.algorithm.sampling(0), parts.config.rollout.max_logprob_gap)
+    log.note(f"vLLM holds the trainer's weights; log-probs of the same tokens differ by {difference}")
+
+
+def _finish(parts: Parts, run_dir: Path, last: list[Validation], seconds: float) -> None:
+    policy = parts.actor.engine
+    if parts.config.checkpoint.export_hf:
+        save_hf_folder(policy.model, policy.hf, policy.groups, parts.config.actor.path, run_dir / "hf")
+    if dist.get_rank() == 0:
+        accuracy = {v.benchmark: {f"avg@{v.num_samples}": v.accuracy, "interval": [v.low, v.high]} for v in last}
+        summary = {"steps": parts.config.steps, "seconds": seconds, "validation": accuracy}
+        (run_dir / "train_summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from megatron_sppo.analysis.run_files import Accuracy, Run, Series
 from megatron_sppo.metrics import reliability
@@ -70,12 +71,14 @@ def draw_accuracy(figure: Figure, run: Run) -> bool:
             _mark_before_and_after(axes, points, color)
     axes.margins(x=0.12, y=0.25)
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return _finish(axes, "step", "held-out accuracy, 95 % interval")
 
 
 def draw_calibration(figure: Figure, run: Run) -> bool:
     """Mean reward against V, early and late in the run; without per-response rows, a point per step."""
     axes = figure.subplots()
+    noun = "prompt"
     if run.calibration.steps:
         steps = torch.tensor(run.calibration.steps)
         values = torch.tensor(run.calibration.values, dtype=torch.float64)
@@ -90,12 +93,13 @@ def draw_calibration(figure: Figure, run: Run) -> bool:
         common = sorted(value.keys() & reward.keys())
         points = axes.scatter([value[s] for s in common], [reward[s] for s in common], c=common, cmap="viridis", s=14)
         figure.colorbar(points, ax=axes, label="step")
+        noun = "step, mean over its responses"
     else:
         return False
     axes.plot((0, 1), (0, 1), color=GREY, linestyle=":", label="calibrated")
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    return _finish(axes, "V of the prompt", "mean reward")
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(-0.03, 1.03)
+    return _finish(axes, f"V of the {noun}", "mean reward")
 
 
 def draw_time(figure: Figure, run: Run) -> bool:
@@ -106,7 +110,7 @@ def draw_time(figure: Figure, run: Run) -> bool:
     layers = {phase: _aligned(run.series.get(f"time/{phase}"), total.steps) for phase in PHASES}
     layers = {phase: seconds for phase, seconds in layers.items() if any(seconds)}
     rest = [max(0.0, whole - sum(parts)) for whole, *parts in zip(total.values, *layers.values(), strict=True)]
-    layers["other"] = rest
+    layers["other"] = rest  # time in no phase: metrics, sinks, waiting
     colors = [*CYCLE[: len(layers) - 1], "#444444"]
     if len(total.steps) > 40:
         axes.stackplot(total.steps, *layers.values(), labels=list(layers), colors=colors, linewidth=0)
@@ -116,7 +120,8 @@ def draw_time(figure: Figure, run: Run) -> bool:
             axes.bar(total.steps, seconds, bottom=bottom, width=0.85, label=phase, color=color)
             bottom = [low + high for low, high in zip(bottom, seconds, strict=True)]
     axes.set_ylim(0, 1.15 * sorted(total.values)[math.ceil(0.98 * len(total.values)) - 1])
-    _finish(axes, "step", "seconds (first steps may be cut off)" if _is_cut(axes, total) else "seconds")
+    cut = max(total.values) > axes.get_ylim()[1]
+    _finish(axes, "step", f"seconds (slowest step: {max(total.values):.0f} s, cut off)" if cut else "seconds", legend=False)
     axes.legend(*_reversed_legend(axes), loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     return True
 
@@ -175,8 +180,11 @@ def draw_critic(figure: Figure, run: Run) -> bool:
     left.set_ylim(bottom=0)
     _finish(left, "step", "error of V (lower is better)")
     _lines(right, {name.removeprefix("critic/").replace("_", " "): series for name, series in skill.items()})
-    right.axhline(0.5, color=GREY, linestyle=":", linewidth=1, label="AUROC of chance")
-    right.set_ylim(max(-1.0, min([0.0, *(min(series.values) for series in skill.values())])), 1)
+    right.axhline(0.5, color=GREY, linestyle=":", linewidth=1)
+    right.text(
+        0.99, 0.5, "AUROC by chance", transform=right.get_yaxis_transform(), ha="right", va="bottom", color=GREY, fontsize=8
+    )
+    right.set_ylim(max(-1.0, min([0.0, *(min(series.values) - 0.05 for series in skill.values())])), 1)
     return _finish(right, "step", "skill of V (higher is better)")
 
 
@@ -226,19 +234,32 @@ def moving_mean(values: tuple[float, ...], window: int) -> list[float]:
     return [sum(part) / len(part) for part in (values[max(0, i - window + 1) : i + 1] for i in range(len(values)))]
 
 
+def wilson_interval(mean: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a success rate (Wilson 1927): honest for few samples and at 0 and 1."""
+    centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count))
+    return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))  # rounding at 0 and 1
+
+
 def _finish(axes: Axes, x_label: str, y_label: str, legend: bool = True) -> bool:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if legend and axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=x_label == "step", steps=(1, 2, 5, 10)))
+    if legend and (handles := axes.get_legend_handles_labels()[0]):  # above the axes, where it hides no data
+        columns = 2 if len(handles) > 3 else len(handles)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize=9, columnspacing=1.2)
     return True
 
 
 def _lines(axes: Axes, found: Mapping[str, Series]) -> None:
+    """A line each; long series also as a moving mean over a twentieth of the steps."""
     for (label, series), color in zip(found.items(), CYCLE, strict=False):
-        axes.plot(series.steps, series.values, color=color, linewidth=1.5, label=label)
+        window = len(series.steps) // 20 if len(series.steps) >= 100 else 1
+        if window > 1:
+            axes.plot(series.steps, series.values, color=color, linewidth=0.8, alpha=0.3)
+        axes.plot(series.steps, moving_mean(series.values, window), color=color, linewidth=1.7, label=label)
 
 
 def _error_bars(points: tuple[Accuracy, ...]) -> list[list[float]]:
@@ -255,12 +276,16 @@ def _mark_before_and_after(axes: Axes, points: tuple[Accuracy, ...], color: str)
 
 
 def _draw_reliability(axes: Axes, values_B: torch.Tensor, rewards_B: torch.Tensor, label: str, color: str) -> None:
-    """Bins of V with the 95 % (normal) interval of their mean reward; the area of a dot is its share of responses."""
+    """Bins of V with the 95 % interval of their mean reward; the area of a dot is its share of responses."""
     points = reliability(values_B, rewards_B)
     share = points.count_K / points.count_K.sum()
-    spread = 1.96 * (points.mean_reward_K * (1 - points.mean_reward_K) / points.count_K).clamp(min=0).sqrt()
     x, y = points.mean_value_K.tolist(), points.mean_reward_K.tolist()
-    axes.errorbar(x, y, yerr=spread.tolist(), color=color, linewidth=1.2, capsize=2, label=f"{label} (n = {len(values_B)})")
+    ends = [wilson_interval(mean, count) for mean, count in zip(y, points.count_K.tolist(), strict=True)]
+    bars = [
+        [mean - low for mean, (low, _) in zip(y, ends, strict=True)],
+        [high - mean for mean, (_, high) in zip(y, ends, strict=True)],
+    ]
+    axes.errorbar(x, y, yerr=bars, color=color, linewidth=1.2, capsize=2, label=f"{label} (n = {len(values_B)})")
     axes.scatter(x, y, s=(20 + 300 * share).tolist(), color=color, alpha=0.6)
 
 
@@ -272,10 +297,6 @@ def _aligned(series: Series | None, steps: tuple[int, ...]) -> list[float]:
 def _positive(series: Series) -> Series:
     points = [(step, abs(value)) for step, value in zip(series.steps, series.values, strict=True) if value != 0]
     return Series(tuple(step for step, _ in points), tuple(value for _, value in points))
-
-
-def _is_cut(axes: Axes, total: Series) -> bool:
-    return max(total.values) > axes.get_ylim()[1]
 
 
 def _reversed_legend(axes: Axes) -> tuple[list, list]:  # type: ignore[type-arg]  # matplotlib's own types

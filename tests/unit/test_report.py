@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_sppo.analysis.plots import PLOTS, moving_mean
+from megatron_sppo.analysis.plots import PLOTS, moving_mean, wilson_interval
 from megatron_sppo.analysis.report import write_report
 from megatron_sppo.analysis.run_files import Accuracy, read_run
 from megatron_sppo.errors import UserError
@@ -141,3 +141,10 @@ def test_no_run_is_the_users_to_mend(tmp_path: Path) -> None:
 
 def test_moving_mean_looks_back_only() -> None:
     assert moving_mean((1.0, 3.0, 5.0, 0.0), 2) == [1.0, 2.0, 4.0, 2.5]
+
+
+def test_wilson_interval_against_published_values() -> None:
+    assert wilson_interval(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    low, high = wilson_interval(0.0, 10)
+    assert low == 0.0 and high == pytest.approx(0.2775, abs=1e-4)
+    assert wilson_interval(1.0, 3)[1] == 1.0

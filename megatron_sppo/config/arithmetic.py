@@ -67,7 +67,8 @@ def check_sft(config: SFTConfig, world_size: int, device: Device, shape: ModelSh
     )
     _require(
         config.batch_size >= dp,
-        f"batch_size={config.batch_size} leaves some of the {dp} data-parallel ranks without an example: set batch_size={dp} or more",
+        f"batch_size={config.batch_size} leaves some of the {dp} data-parallel ranks without an example: "
+        f"set batch_size={dp} or more",
     )
     if shape is not None:
         _check_shape("model", model, shape)
@@ -96,13 +97,13 @@ def explain(config: Config, world_size: int, samples_per_prompt: int = 1) -> str
     longest = config.rollout.max_prompt_tokens + config.rollout.max_response_tokens
     batch = f"{_count(config.prompts_per_step, 'prompt')} x {_count(samples_per_prompt, 'sample')}"
     budgets = f"{config.actor.micro_batch_tokens} (actor), {config.critic.micro_batch_tokens} (critic)"
+    limits = f"prompt <= {config.rollout.max_prompt_tokens} + response <= {config.rollout.max_response_tokens}"
     lines = (
         f"batch:   {batch} = {_count(num_responses, 'response')} per step, {_count(config.steps, 'step')}",
         f"actor:   {_updates(config.actor, num_responses, config.actor.epochs)}; {_layout(config.actor, world_size)}",
         f"critic:  {_updates(config.critic, num_responses, config.critic.epochs)}; {_layout(config.critic, world_size)}",
         f"rollout: {_count(engines, 'vLLM engine')} of TP{config.rollout.tp}, {_share(num_responses, engines)} responses each",
-        f"tokens:  prompt <= {config.rollout.max_prompt_tokens} + response <= {config.rollout.max_response_tokens} = {longest}; "
-        f"micro-batches of <= {budgets} per replica",
+        f"tokens:  {limits} = {longest}; micro-batches of <= {budgets} per replica",
     )
     return "\n".join(lines)
 
@@ -209,7 +210,8 @@ def _check_rollout(config: Config, world_size: int, actor_shape: ModelShape | No
     rollout = config.rollout
     _require(
         world_size % rollout.tp == 0,
-        f"rollout.tp={rollout.tp} does not divide the {world_size} ranks: set rollout.tp={_nearest_divisor(world_size, rollout.tp)}",
+        f"rollout.tp={rollout.tp} does not divide the {world_size} ranks: "
+        f"set rollout.tp={_nearest_divisor(world_size, rollout.tp)}",
     )
     if actor_shape is not None:
         _check_heads("rollout.tp", rollout.tp, actor_shape, "actor")
@@ -236,13 +238,12 @@ def _check_positions(config: Config, actor_shape: ModelShape | None, critic_shap
         )
 
 
-def _schedule_warnings(name: str, model: ModelConfig, optimizer_steps: int) -> list[str]:
+def _schedule_warnings(name: str, model: ModelConfig, num_updates: int) -> list[str]:
     warmup = model.optimizer.warmup_steps
-    if warmup < optimizer_steps:
+    if warmup < num_updates:
         return []
-    return [
-        f"{name}.optimizer.warmup_steps={warmup} is not below the run's {optimizer_steps} optimizer steps: lr never reaches its peak"
-    ]
+    too_long = f"{name}.optimizer.warmup_steps={warmup} is not below the run's {num_updates} optimizer steps"
+    return [f"{too_long}: lr never reaches its peak"]
 
 
 def _warnings(config: Config) -> list[str]:

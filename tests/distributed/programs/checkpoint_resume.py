@@ -1,0 +1,247 @@
+"""Run under torchrun on 2 ranks, in two launches: what resumes is compared with what went on.
+
+    checkpoint_resume.py save FOLDER ACTOR_MODEL CRITIC_MODEL     trains, saves in the background, trains on and notes what came out
+    checkpoint_resume.py load FOLDER ACTOR_MODEL CRITIC_MODEL     loads in a fresh process, trains the same step
+
+Prints a line per check; a failed check raises.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
+
+from megatron_sppo.actor import Actor
+from megatron_sppo.algorithms.sppo import SPPO
+from megatron_sppo.batch import ActorBatch, CriticBatch
+from megatron_sppo.checkpoint.checkpointer import Checkpointer
+from megatron_sppo.config.schema import ActorConfig, AlgorithmConfig, CheckpointConfig, CriticConfig, OptimizerConfig, RolloutConfig
+from megatron_sppo.critic import Critic
+from megatron_sppo.errors import UserError
+from megatron_sppo.models.engine import MegatronEngine
+from megatron_sppo.models.hf_config import read_hf_config
+from megatron_sppo.parallel import platform
+from megatron_sppo.parallel.groups import Layout, build_groups, is_main
+from megatron_sppo.ragged import Ragged
+from megatron_sppo.weights.export_hf import iter_hf_tensors
+from megatron_sppo.weights.load_hf import load_hf_weights
+
+OPTIMIZER = OptimizerConfig(lr=1e-3, schedule="cosine", warmup_steps=2, weight_decay=0.1, clip_grad=0.5)
+TOTAL_STEPS = 20
+# name -> actor layout, critic layout, distributed optimizer, dtype
+CASES: dict[str, tuple[Layout, Layout, bool, str]] = {
+    "tp2 with critic dp2": (Layout(tp=2), Layout(), True, "fp32"),
+    "pp2 with critic tp2": (Layout(pp=2), Layout(tp=2), True, "bf16"),
+    "dp2 plain with critic pp2": (Layout(), Layout(pp=2), False, "fp32"),
+}
+# Saved by the case, loaded into these layouts. Distributed and plain optimizers cannot read each other's.
+OTHER_LAYOUTS = {
+    "tp2 with critic dp2": (Layout(pp=2), Layout(tp=2)),
+    "pp2 with critic tp2": (Layout(), Layout(pp=2)),
+}
+TRAINER_STATE = {"cursor": {"epoch": 1, "position": 7}, "best": None, "history": [0.25, 1e-30]}
+
+
+def say(line: str) -> None:
+    if is_main():
+        print(line, flush=True)
+
+
+class Run:
+    """An actor and a critic with one batch to learn from."""
+
+    def __init__(
+        self, models: list[str], actor: Layout, critic: Layout, distributed: bool, dtype: Any, lr: float = OPTIMIZER.lr
+    ) -> None:
+        groups = build_groups([actor, critic], seed=100 + dist.get_rank())
+        shared = {"dtype": dtype, "mini_batch_size": 6, "optimizer": replace(OPTIMIZER, lr=lr, distributed=distributed)}
+        actor_config = ActorConfig(path=models[0], tp=actor.tp, pp=actor.pp, logprob_chunk_tokens=16, **shared)
+        critic_config = CriticConfig(path=models[1], tp=critic.tp, pp=critic.pp, **shared)
+        hf_actor, hf_critic = (read_hf_config(model) for model in models)
+        self.engines = {
+            "actor": MegatronEngine(hf_actor, actor_config, groups[0], "lm", TOTAL_STEPS),
+            "critic": MegatronEngine(hf_critic, critic_config, groups[1], "value", TOTAL_STEPS),
+        }
+        for engine, model in zip(self.engines.values(), models, strict=True):
+            load_hf_weights(engine.model, engine.hf, model, engine.groups)
+            engine.start_optimizer()
+        self.actor = Actor(self.engines["actor"], actor_config, temperature=0.7)
+        self.critic = Critic(self.engines["critic"], critic_config)
+        self.algorithm = SPPO(AlgorithmConfig(), RolloutConfig(temperature=0.7), seed=1)
+
+    def step(self) -> dict[str, float]:
+        """One update of each model on a batch drawn from PyTorch's generator of rank 0's state; its metrics."""
+        generator = torch.Generator().manual_seed(self.engines["actor"].scheduler.num_steps)
+        prompts, responses = (
+            Ragged.from_rows([torch.randint(2, 250, (int(n),), generator=generator) for n in lengths], torch.int64)
+            for lengths in torch.randint(2, 20, (2, 12), generator=generator)
+        )
+        rewards = torch.randint(0, 2, (12,), generator=generator).float()
+        values = self.critic.values(prompts)
+        old = self.actor.logprobs(prompts, responses)
+        advantages = Ragged(torch.repeat_interleave(rewards - values, responses.lengths), responses.lengths)
+        critic = self.critic.update(CriticBatch(prompts, rewards, values), self.algorithm.critic_loss, seed=0)
+        actor = self.actor.update(ActorBatch(prompts, responses, advantages, old, old, old), self.algorithm.actor_loss, seed=0)
+        return {name: metric.value() for name, metric in {**critic, **actor}.items()}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {f"{name}.{key}": param.detach().clone() for name, e in self.engines.items() for key, param in e.model.named_parameters()}
+
+    def whole_weights(self) -> dict[str, torch.Tensor]:
+        """Full tensors under HF names, whatever the layout; the critic's without its head."""
+        return {
+            f"{name}.{key}": tensor.clone()
+            for name, engine in self.engines.items()
+            for key, tensor in iter_hf_tensors(engine.model, engine.hf, engine.groups)
+        }
+
+    def optimizer_state(self) -> dict[str, Any]:
+        return {name: copy.deepcopy(engine.optimizer.state_dict()) for name, engine in self.engines.items()}
+
+
+def draw() -> list[float]:
+    """Numbers from each of this rank's generators."""
+    with get_cuda_rng_tracker().fork():
+        tracked = float(torch.rand(()))
+    return [random.random(), float(np.random.rand()), float(torch.rand(())), tracked]
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equal to the last bit, through dicts and lists."""
+    if isinstance(left, torch.Tensor):
+        return left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(same, left, right))
+    return bool(left == right)
+
+
+def note(folder: Path, name: str) -> Path:
+    return folder / f"{name.replace(' ', '-')}-{dist.get_rank()}.pt"
+
+
+def save(folder: Path, models: list[str], name: str) -> None:
+    run = Run(models, *CASES[name])
+    for generator_seed in (random.seed, np.random.seed, torch.manual_seed):
+        generator_seed(1000 + dist.get_rank())
+    for _ in range(2):
+        run.step()
+    at_save, whole = run.weights(), run.whole_weights()
+    started = time.monotonic()
+    checkpointer = Checkpointer(folder / name, CheckpointConfig(asynchronous=True), run.engines)
+    trainer_state = copy.deepcopy(TRAINER_STATE)
+    checkpointer.save(2, trainer_state, is_best=True)
+    seconds_save = time.monotonic() - started
+    trainer_state["cursor"]["position"] = 99  # what changes after save() is not in the checkpoint
+    assert checkpointer.store.complete() == [] and checkpointer.store.latest() is None, "a checkpoint showed before it was complete"
+    drawn = draw()
+    metrics = run.step()
+    after = run.weights()
+    assert not same(at_save, after), "the step changed nothing"
+    optimizer = run.optimizer_state()
+    started = time.monotonic()
+    while checkpointer.store.latest() is None:
+        assert time.monotonic() - started < 60, "the background save does not end"
+        dist.barrier()  # so that all ranks look at the folder before any publishes
+        checkpointer.maybe_finalize()
+    checkpointer.close()
+    assert checkpointer.store.latest() == checkpointer.store.best() == folder / name / "checkpoints" / "step_000002"
+    torch.save({"drawn": drawn, "metrics": metrics, "after": after, "optimizer": optimizer, "at_save": at_save, "whole": whole}, note(folder, name))
+    say(f"PASS save {name} ({seconds_save:.1f} s)")
+
+
+def load(folder: Path, models: list[str], name: str) -> None:
+    noted = torch.load(note(folder, name), weights_only=False)
+    run = Run(models, *CASES[name])
+    assert not same(run.weights(), noted["at_save"])
+    checkpointer = Checkpointer(folder / name, CheckpointConfig(resume="must"), run.engines)
+    assert checkpointer.load_latest() == (2, TRAINER_STATE)
+    assert same(run.weights(), noted["at_save"]), "weights as they were at save(), not after the step that followed"
+    assert draw() == noted["drawn"], "each rank has its own generators back"
+    metrics = run.step()
+    assert same(metrics, noted["metrics"]), f"{metrics} is not {noted['metrics']}"
+    assert same(run.weights(), noted["after"])
+    assert same(run.optimizer_state(), noted["optimizer"])
+    say(f"PASS load {name}")
+
+
+def load_elsewhere(folder: Path, models: list[str], name: str) -> None:
+    noted = torch.load(note(folder, name), weights_only=False)
+    run = Run(models, *OTHER_LAYOUTS[name], *CASES[name][2:], lr=0.5)
+    Checkpointer(folder / name, CheckpointConfig(), run.engines).load_latest()
+    assert same(run.whole_weights(), noted["whole"])
+    for engine in run.engines.values():
+        assert engine.scheduler.num_steps == 4
+        rates = {group["lr"] for group in engine.optimizer.param_groups}
+        assert len(rates) == 1 and 0.4 < rates.pop() < 0.5, "the position is the checkpoint's, the peak is the config's"
+    metrics = run.step()
+    norms = ("actor/grad_norm", "critic/grad_norm")
+    for key in norms:
+        assert abs(metrics[key] / noted["metrics"][key] - 1) < 0.05, (key, metrics[key], noted["metrics"][key])
+    say(f"PASS elsewhere {name}")
+
+
+def refusals(folder: Path, models: list[str]) -> None:
+    """Every rank gets the same sentence."""
+    name = next(iter(CASES))
+    run = Run(models[:1] * 2, *CASES[name])
+    for config, run_dir, words in (
+        (CheckpointConfig(resume="must"), folder / "nowhere", "checkpoint.resume=must"),
+        (CheckpointConfig(), folder / name, "critic.path has"),
+    ):
+        try:
+            Checkpointer(run_dir, config, run.engines).load_latest()
+        except UserError as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(f"no error that says {words}")
+    assert Checkpointer(folder / "nowhere", CheckpointConfig(), run.engines).load_latest() is None
+    assert Checkpointer(folder / name, CheckpointConfig(resume="never"), run.engines).load_latest() is None
+    dist.barrier()
+    assert (folder / name / "checkpoints" / "abandoned_step_000002").is_dir()
+    say("PASS refusals")
+
+
+def retention(folder: Path, models: list[str]) -> None:
+    """Saves without pause, asynchronous and not: pointers and folders in the end."""
+    run = Run(models, *CASES[next(iter(CASES))])
+    for asynchronous in (True, False):
+        with Checkpointer(folder / "many", CheckpointConfig(asynchronous=asynchronous, keep_last=1, resume="never"), run.engines) as many:
+            many.load_latest()
+            for step in (1, 2, 3):
+                many.save(step, {}, is_best=step == 1)
+        assert many.store.complete() == [1, 3], many.store.complete()
+        dist.barrier()
+    say("PASS retention")
+
+
+def main() -> None:
+    mode, folder, *models = sys.argv[1:]
+    platform.start_distributed()
+    platform.quiet_upstream()
+    for name in CASES:
+        if mode == "save":
+            save(Path(folder), models, name)
+        else:
+            load(Path(folder), models, name)
+    if mode == "load":
+        for name in OTHER_LAYOUTS:
+            load_elsewhere(Path(folder), models, name)
+        refusals(Path(folder), models)
+    else:
+        retention(Path(folder), models)
+
+
+if __name__ == "__main__":
+    main()

@@ -73,9 +73,9 @@ exec 9>"$venv.lock"
 flock 9
 is_current && exit 0
 
-echo "setup_env: building $venv (about 600 MB to download, a few minutes)"
 if [[ ! -x "$venv/bin/python" ]]; then
     python="$(find_python)"
+    echo "setup_env: building $venv with $python (about 600 MB to download, a few minutes)"
     "$python" -m venv "$venv"
 fi
 "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||

@@ -37,13 +37,10 @@ class ProgressLine:
         self._step_seconds: list[float] = []
         self._step = 0
 
-    def begin(self, step: int) -> None:
-        self._step = step
-
     def phase(self, name: str) -> None:
         """Show what runs now (terminals only); fits ``StepClock(on_phase=...)``."""
         if self._live:
-            self._stream.write(f"{CLEAR_LINE}{self._position()} {name.replace('_', ' ')} ...")
+            self._stream.write(f"{CLEAR_LINE}{self._position()} done, {name.replace('_', ' ')} ...")
             self._stream.flush()
 
     def finish(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -76,6 +73,7 @@ def format_step(metrics: Mapping[str, float]) -> str:
     """The step's numbers; a part whose metrics are missing is left out."""
     parts = (
         _fields(metrics, "loss {sft/loss:.4f}"),
+        _fields(metrics, "held-out loss {sft/held_out_loss:.4f}"),
         _fields(metrics, "reward {reward/mean:.3f}  V {critic/value_mean:.3f}"),
         _fields(metrics, "clip {actor/clip_fraction_low:.1%}/{actor/clip_fraction_high:.1%}"),
         _fields(metrics, "length {response/length_mean:.0f} (max {response/length_max:.0f}, {response/truncated:.0%} cut)"),

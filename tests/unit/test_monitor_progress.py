@@ -65,7 +65,6 @@ def test_a_log_file_gets_one_plain_line_per_step() -> None:
     stream = io.StringIO()
     progress = ProgressLine(100, stream)
     for step in (1, 2):
-        progress.begin(step)
         progress.phase("rollout")
         progress.finish(step, METRICS)
     lines = stream.getvalue().splitlines()
@@ -76,11 +75,11 @@ def test_a_log_file_gets_one_plain_line_per_step() -> None:
 def test_a_terminal_shows_the_phase_under_way() -> None:
     stream = Terminal()
     progress = ProgressLine(10, stream)
-    progress.begin(3)
-    progress.phase("actor_update")
-    assert stream.getvalue().startswith("\r") and stream.getvalue().endswith("step  3/10 actor update ...")
     progress.finish(3, METRICS)
-    assert stream.getvalue().count("\n") == 1
+    progress.phase("actor_update")
+    assert stream.getvalue().endswith("\r\x1b[2Kstep  3/10 done, actor update ...") and stream.getvalue().count("\n") == 1
+    progress.finish(4, METRICS)
+    assert stream.getvalue().splitlines()[-1].startswith("\x1b[2Kstep  4/10 | reward 0.453")
 
 
 def test_validation_shows_intervals() -> None:

@@ -34,7 +34,7 @@ class SPPO:
         if kl.coefficient and kl.where == "reward":
             outcome_B = advantages.kl_in_reward(rewards_B, old_logprobs, reference_logprobs, kl.coefficient, kl.estimator)
         advantages_B = advantages.sequence_level(outcome_B, values_B)
-        critic = CriticBatch(rollouts.prompt_tokens, rewards_B, values_B)
+        critic = CriticBatch(rollouts.prompt_tokens, rewards_B.clamp(0.0, 1.0), values_B)  # BCE needs a probability; penalties may not be
         actor = ActorBatch(
             prompt_tokens=rollouts.prompt_tokens,
             response_tokens=rollouts.response_tokens,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -49,8 +50,15 @@ class MainRunLog(RunLog):
         self._line = ProgressLine(num_steps)
         self._open = ExitStack()
         self._sinks = self._open.enter_context(open_sinks(logging, run_dir, first_step, config))
-        self._samples = self._open.enter_context(SampleWriter(run_dir, first_step))
-        self._calibration = self._open.enter_context(JsonlFile(run_dir / "calibration.jsonl", first_step))
+        self._run_dir, self._first_step = run_dir, first_step
+
+    @cached_property
+    def _samples(self) -> SampleWriter:
+        return self._open.enter_context(SampleWriter(self._run_dir, self._first_step))
+
+    @cached_property
+    def _calibration(self) -> JsonlFile:
+        return self._open.enter_context(JsonlFile(self._run_dir / "calibration.jsonl", self._first_step))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._open.close()

@@ -1,4 +1,4 @@
-"""HF folder -> Megatron on 2 ranks -> HF folder, bit for bit, in TP2, PP2 and DP2."""
+"""HF folder -> Megatron -> HF folder, bit for bit, in TP2, PP2 and DP2, and in TP and PP at once."""
 
 from __future__ import annotations
 
@@ -49,13 +49,25 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def program_output(torchrun: Callable[..., str], saved: Path, folders: dict[str, Path]) -> str:
     """One launch of 2 ranks checks all models in all layouts."""
-    return torchrun(PROGRAM, 2, args=[saved, *(f"{kind}={folder}" for kind, folder in folders.items())], timeout=240)
+    return torchrun(
+        PROGRAM, 2, args=[saved, "2x1,1x2,1x1", *(f"{kind}={folder}" for kind, folder in folders.items())], timeout=240
+    )
 
 
 @pytest.mark.parametrize("layout", ["tp2 pp1 dp1", "tp1 pp2 dp1", "tp1 pp1 dp2"])
 @pytest.mark.parametrize("kind", MODELS)
 def test_round_trip_is_bit_equal(program_output: str, kind: str, layout: str) -> None:
     assert f"PASS {kind} {layout}" in program_output
+
+
+def test_round_trip_in_tensor_and_pipeline_parallel(
+    torchrun: Callable[..., str], tmp_path: Path, folders: dict[str, Path]
+) -> None:
+    """4 ranks; TP 4 puts the cuts of 2 KV heads inside the groups."""
+    kind = "qwen2_tied_odd_vocab"
+    output = torchrun(PROGRAM, 4, args=[tmp_path, "2x2,4x1", f"{kind}={folders[kind]}"], timeout=240)
+    assert f"PASS {kind} tp2 pp2 dp1" in output
+    assert f"PASS {kind} tp4 pp1 dp1" in output
 
 
 def test_a_refused_output_folder_is_an_error_on_every_rank(program_output: str) -> None:

@@ -1,4 +1,6 @@
-"""Run under torchrun: HF folder -> Megatron -> HF folder, for each KIND=FOLDER argument, in TP, PP and DP of all ranks.
+"""Run under torchrun: HF folder -> Megatron -> HF folder, for each layout and each HF folder.
+
+    torchrun --nproc-per-node 2 weights_roundtrip.py SCRATCH 2x1,1x2 KIND=FOLDER ...     (layouts are TPxPP, the rest is DP)
 
 Prints one line per check; any failed check raises, and torchrun then exits with an error.
 """
@@ -112,10 +114,10 @@ def check_refused_output(folder: Path, hf: HFModelConfig, groups: ModelGroups) -
         save_hf_folder(model, hf, groups, folder, folder)
 
 
-def main(scratch: Path, folders: dict[str, Path]) -> None:
-    _, world = platform.start_distributed()
+def main(scratch: Path, layouts: list[Layout], folders: dict[str, Path]) -> None:
+    platform.start_distributed()
     platform.quiet_upstream()
-    all_groups = build_groups([Layout(tp=world), Layout(pp=world), Layout()], seed=0)
+    all_groups = build_groups(layouts, seed=0)
     for kind, folder in folders.items():
         hf = read_hf_config(folder)
         for groups in all_groups:
@@ -129,5 +131,6 @@ def main(scratch: Path, folders: dict[str, Path]) -> None:
 
 
 if __name__ == "__main__":
-    named = (argument.split("=", 1) for argument in sys.argv[2:])
-    main(Path(sys.argv[1]), {kind: Path(folder) for kind, folder in named})
+    sizes = (layout.split("x") for layout in sys.argv[2].split(","))
+    named = (argument.split("=", 1) for argument in sys.argv[3:])
+    main(Path(sys.argv[1]), [Layout(int(tp), int(pp)) for tp, pp in sizes], {kind: Path(folder) for kind, folder in named})

@@ -136,9 +136,9 @@ def _train(arguments: argparse.Namespace) -> int:
     config = load_config(Config, [arguments.config], arguments.overrides)
     if arguments.nproc is not None:
         return _launch(arguments.nproc, ["train", str(arguments.config), *arguments.overrides])
-    from megatron_sppo import train
+    from megatron_sppo.train import main as train
 
-    train.main(config)
+    train(config)
     return 0
 
 
@@ -149,9 +149,9 @@ def _sft(arguments: argparse.Namespace) -> int:
     config = load_config(SFTConfig, [arguments.config], arguments.overrides)
     if arguments.nproc is not None:
         return _launch(arguments.nproc, ["sft", str(arguments.config), *arguments.overrides])
-    from megatron_sppo import sft
+    from megatron_sppo.sft import main as sft
 
-    sft.main(config)
+    sft(config)
     return 0
 
 
@@ -162,10 +162,9 @@ def _check(arguments: argparse.Namespace) -> int:
     if ranks > 1 and "RANK" not in os.environ:
         flags = ["--tp", str(arguments.tp), "--pp", str(arguments.pp), "--dtype", arguments.dtype]
         return _launch(ranks, ["check", "--model", arguments.model, *flags, *(["--json"] if arguments.json else [])])
-    from megatron_sppo import parity
+    from megatron_sppo.parity import main as compare
 
-    status: int = parity.main(arguments.model, arguments.tp, arguments.pp, arguments.dtype, arguments.json)
-    return status
+    return compare(arguments.model, arguments.tp, arguments.pp, arguments.dtype, arguments.json)
 
 
 def _report(arguments: argparse.Namespace) -> int:

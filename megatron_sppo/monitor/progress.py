@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from statistics import median
 from typing import TextIO
 
 SHORT_PHASES = {
@@ -64,9 +65,8 @@ class ProgressLine:
         return f"step {self._step:>{width}}/{self._num_steps}"
 
     def _eta(self) -> str:
-        """From the mean of the last steps, whose first is slow."""
-        mean = sum(self._step_seconds) / len(self._step_seconds)
-        return format_seconds(mean * (self._num_steps - self._step))
+        """From the median of the last steps: the first one and those with a checkpoint are slow."""
+        return format_seconds(median(self._step_seconds) * (self._num_steps - self._step))
 
 
 def format_step(metrics: Mapping[str, float]) -> str:

@@ -12,12 +12,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 import pytest
+from hypothesis import settings
 
 from tests.launch import free_port as find_free_port
 from tests.launch import run_torchrun
 from tests.tiny_models import save_tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
+# The same examples on every run, and no limit per example: the machine is shared with other tests.
+settings.register_profile("project", max_examples=40, deadline=None, derandomize=True, database=None)
+settings.load_profile("project")
+
 TIERS = ("unit", "distributed", "engine_cpu", "end_to_end", "gpu")
 
 

@@ -11,6 +11,7 @@ from megatron_sppo.errors import UserError
 
 # family -> (bias on q, k, v; norm on q and k)
 FAMILIES = {"qwen2": (True, False), "qwen3": (False, True)}
+QWEN3_HEAD_DIM = 128  # what transformers takes where a Qwen3 config.json has no head_dim
 
 
 @dataclass(frozen=True)
@@ -59,19 +60,24 @@ def read_hf_config(path: str | Path, knob: str = "actor.path") -> HFModelConfig:
         raise UserError(f"{knob}={path!s} is of family {family!r}; supported are {', '.join(sorted(FAMILIES))}.")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise UserError(f"{knob}={path!s} uses RoPE scaling {rope}; only the default RoPE is supported, remove it from config.json.")
+        raise UserError(f"{knob}={path!s} uses RoPE scaling {rope}; only the default is supported, use a checkpoint with it.")
     if config.get("use_sliding_window"):
         raise UserError(f"{knob}={path!s} uses sliding-window attention; set use_sliding_window to false in its config.json.")
     if config.get("attention_bias") and family == "qwen3":
         raise UserError(f"{knob}={path!s} has attention_bias=true, which Qwen3 support lacks; use a checkpoint without it.")
+    if config.get("hidden_act", "silu") != "silu":
+        raise UserError(
+            f"{knob}={path!s} has hidden_act={config['hidden_act']!r}; only silu is supported, use a checkpoint with it."
+        )
     heads = int(config["num_attention_heads"])
+    default_head_dim = QWEN3_HEAD_DIM if family == "qwen3" else int(config["hidden_size"]) // heads
     return HFModelConfig(
         family=family,
         num_layers=int(config["num_hidden_layers"]),
         hidden_size=int(config["hidden_size"]),
         num_heads=heads,
         num_kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
+        head_dim=int(config.get("head_dim") or default_head_dim),
         ffn_size=int(config["intermediate_size"]),
         vocab_size=int(config["vocab_size"]),
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),

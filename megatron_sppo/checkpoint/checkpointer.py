@@ -1,8 +1,8 @@
 """Save and resume a run: engines, generators, trainer state; in the background where asked.
 
-A background save forks one writer process per engine and rank (Megatron's ``AsyncCallsQueue``): the fork is the snapshot,
-so training may change the weights at once. The writer copies host memory to files and nothing else; the synchronous path
-forks the same writers and waits for them. A checkpoint gets its name, and ``latest`` its new content, only when the
+A background save forks one process per rank (Megatron's ``AsyncCallsQueue``): the fork is the snapshot, so training may
+change the weights at once. The process copies host memory to files and nothing else; the synchronous path forks the same
+writers and waits for them. A checkpoint gets its name, and ``latest`` its new content, only when the
 writers of all ranks are done, which every rank learns in the same :meth:`Checkpointer.maybe_finalize`.
 """
 
@@ -20,7 +20,7 @@ import torch.distributed as dist
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 
 from megatron_sppo.checkpoint import rng
-from megatron_sppo.checkpoint.sharded import load_engine, save_engine
+from megatron_sppo.checkpoint.sharded import in_one_process, load_engine, plan_save
 from megatron_sppo.checkpoint.store import CheckpointStore, read_manifest
 from megatron_sppo.config.schema import CheckpointConfig
 from megatron_sppo.errors import UserError
@@ -65,12 +65,12 @@ class Checkpointer:
         manifest = json.loads(json.dumps({**self._description(), "step": step, "trainer": trainer_state}))  # a copy as of now
         folder = _on_main(lambda: self.store.begin(step, [*self.engines, _RNG]))
         rng.save(folder / _RNG)
-        for name, engine in self.engines.items():
-            request = save_engine(engine, folder / name, self.config.asynchronous)
-            if request is not None:
-                self._queue.schedule_async_request(request)
+        request = in_one_process([plan_save(engine, folder / name) for name, engine in self.engines.items()])
         self._pending = _Pending(step, manifest, is_best)
-        if not self.config.asynchronous:
+        if self.config.asynchronous:
+            self._queue.schedule_async_request(request)
+        else:
+            request.execute_sync()
             self._finalize(blocking=True)
 
     def maybe_finalize(self) -> None:

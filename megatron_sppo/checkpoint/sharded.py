@@ -7,7 +7,11 @@ got, the config says how it goes on.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,24 +28,48 @@ _FORMAT = {
     "distrib_optim_fully_reshardable_mem_efficient": False,
 }
 _PROGRESS = ("params", "step")  # of an optimizer's parameter group: what training changes, all else is the config's
+_Job = tuple[Callable[..., None], tuple[Any, ...]]
 
 
 def _state(engine: MegatronEngine, is_loading: bool) -> dict[str, Any]:
     metadata = {**_FORMAT, "dp_cp_group": engine.groups.pg.dp_cp}
+    # Adam's moments appear at the first step; an actor in the critic's warm-up has not made one.
+    for part in getattr(engine.optimizer, "chained_optimizers", [engine.optimizer]):
+        part.init_state_fn(part.optimizer, part.config)
     model = engine.model.sharded_state_dict(metadata=metadata)
     optimizer = engine.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=metadata)
     return {"model": model, "optimizer": optimizer, "scheduler_steps": engine.scheduler.num_steps}
 
 
-def save_engine(engine: MegatronEngine, folder: Path, asynchronous: bool) -> AsyncRequest | None:
-    """Write the engine into the empty ``folder``. Collective.
+def plan_save(engine: MegatronEngine, folder: Path) -> AsyncRequest:
+    """What is to be written into the empty ``folder``; its tensors may still be the engine's own. Collective."""
+    with engine.groups.active(), torch.no_grad(), _nothing_to_reimport():
+        state = _state(engine, is_loading=False)
+        return dist_checkpointing.save(state, str(folder), async_sharded_save=True, content_metadata=dict(_FORMAT))
 
-    Asynchronous: returns the request to schedule. Its tensors still alias the engine's until it is scheduled.
+
+def in_one_process(requests: Sequence[AsyncRequest]) -> AsyncRequest:
+    """One request whose single process makes the writes of all, in order.
+
+    Upstream (0.16.1) hands all results of a rank back through one queue that does not say whose they are: of two requests in
+    flight, the one that ends first is taken for the one that was scheduled first, and the checkpoint's index names the
+    wrong files.
     """
-    with engine.groups.active(), torch.no_grad():
-        return dist_checkpointing.save(
-            _state(engine, is_loading=False), str(folder), async_sharded_save=asynchronous, content_metadata=dict(_FORMAT)
-        )
+    jobs: list[_Job] = []
+    for request in requests:
+        if request.async_fn is None:  # nothing to write on this rank
+            continue
+        arguments = list(request.async_fn_args)
+        if request.preload_fn is not None:
+            arguments[1] = request.preload_fn()  # upstream's contract: the second argument, staged on the host
+        jobs.append((request.async_fn, tuple(arguments)))
+    finalize = [function for request in requests for function in request.finalize_fns]
+    return AsyncRequest(_run_in_order if jobs else None, (jobs,), finalize)
+
+
+def _run_in_order(jobs: list[_Job]) -> None:
+    for function, arguments in jobs:
+        function(*arguments)
 
 
 def load_engine(engine: MegatronEngine, folder: Path) -> None:
@@ -55,3 +83,17 @@ def load_engine(engine: MegatronEngine, folder: Path) -> None:
             group.update(values)
         engine.scheduler.num_steps = state["scheduler_steps"]
         engine.scheduler.step(0)  # learning rate and decay of this position
+
+
+@contextmanager
+def _nothing_to_reimport() -> Iterator[None]:
+    """The first save spawns a small process that keeps the writers' results; a spawned process imports the program again.
+
+    That takes seconds, and in a script without a main guard it would run the training once more.
+    """
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program

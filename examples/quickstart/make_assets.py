@@ -32,12 +32,15 @@ CONTEXT = 256
 MAX_RESPONSE_TOKENS = 48  # the longest worked solution with its end token; `rollout.max_response_tokens` of the quickstart
 
 
+INITIALIZER_RANGE = 0.06  # about 1 / sqrt(hidden): models this narrow learn from it in half the steps that 0.02 takes
+
+
 @dataclass(frozen=True)
 class Sizes:
     """How many problems of each kind. The quickstart's defaults; tests use fewer."""
 
-    warm_start: int = 32_000
-    train: int = 16_000
+    warm_start: int = 8_000
+    train: int = 10_000  # with the rest about three quarters of all problems with two operations; there are no more to spare
     validation: int = 256
 
 
@@ -50,8 +53,8 @@ class ModelShape:
     feed_forward: int
 
 
-WARM_START = Difficulty(operations=(2, 3), two_digit_share=0.2)
-REINFORCEMENT = Difficulty(operations=(2, 3), two_digit_share=0.2)
+WARM_START = Difficulty(operations=(2, 3, 4), two_digit_share=0.0)
+REINFORCEMENT = Difficulty(operations=(2, 3, 4), two_digit_share=0.0)
 POLICY = ModelShape(hidden=192, layers=4, feed_forward=640)  # 2.0 M parameters
 CRITIC = ModelShape(hidden=128, layers=3, feed_forward=384)  # 0.7 M parameters
 
@@ -97,7 +100,7 @@ def train_tokenizer(texts: Sequence[str]) -> Qwen2Tokenizer:
 
 
 def save_random_model(folder: Path, shape: ModelShape, tokenizer: Qwen2Tokenizer, seed: int) -> None:
-    """A Qwen2 causal LM with HF's own initialisation, fp32."""
+    """A Qwen2 causal LM with HF's own initialisation scheme, fp32."""
     config = Qwen2Config(
         vocab_size=len(tokenizer) + len(tokenizer) % 2,
         hidden_size=shape.hidden,
@@ -106,6 +109,7 @@ def save_random_model(folder: Path, shape: ModelShape, tokenizer: Qwen2Tokenizer
         num_key_value_heads=2,
         intermediate_size=shape.feed_forward,
         max_position_embeddings=CONTEXT,
+        initializer_range=INITIALIZER_RANGE,
         tie_word_embeddings=False,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

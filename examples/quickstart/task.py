@@ -1,13 +1,13 @@
 r"""The quickstart's task: chains of additions and subtractions, answered step by step.
 
-    prompt    Compute 47+8-36+5.
-    response  47+8=55
-              55-36=19
+    prompt    Compute 17+8-6+5.
+    response  17+8=25
+              25-6=19
               19+5=24
               \boxed{24}
 
-Every running total lies in [0, 99]. Problems differ in difficulty by the number of operations and by how many operands
-have two digits, so a critic that reads the prompt alone has something to learn.
+Every running total lies in [0, 29]. Problems differ in difficulty by the number of operations and by
+their digits, so a critic that reads the prompt alone has something to learn.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MAX_TOTAL = 99
+MAX_TOTAL = 29  # small, so that two CPU cores can teach a random model the sums in about a minute
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Difficulty:
     """What problems of a data set look like."""
 
     operations: tuple[int, ...]  # number of operations, drawn uniformly
-    two_digit_share: float  # probability that an operand after the first has two digits, where the total allows it
+    two_digit_share: float  # probability that an operand after the first has two digits
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Problem:
         return "".join(steps) + f"\\boxed{{{totals[-1]}}}"
 
     def totals(self) -> tuple[int, ...]:
-        """Running totals, the first operand included: 47, 55, 19, 24 for ``47+8-36+5``."""
+        """Running totals, the first operand included: 17, 25, 19, 24 for ``17+8-6+5``."""
         totals = [self.operands[0]]
         for sign, operand in zip(self.signs, self.operands[1:], strict=True):
             totals.append(totals[-1] + sign * operand)
@@ -67,11 +67,8 @@ def draw_problem(rng: random.Random, difficulty: Difficulty) -> Problem:
     operands, signs = [total], []
     for _ in range(rng.choice(difficulty.operations)):
         low, high = (10, MAX_TOTAL) if rng.random() < difficulty.two_digit_share else (1, 9)
-        choices = [(sign, room) for sign, room in ((1, MAX_TOTAL - total), (-1, total)) if room >= low]
-        if not choices:  # e.g. a total of 3 has room for neither -10.. nor, had it been 95, +10..
-            low, choices = 1, [(1, MAX_TOTAL - total), (-1, total)]
-            choices = [(sign, room) for sign, room in choices if room >= low]
-        sign, room = rng.choice(choices)
+        # Never empty: MAX_TOTAL >= 2 * low - 1, so there is room either above or below the total.
+        sign, room = rng.choice([(sign, room) for sign, room in ((1, MAX_TOTAL - total), (-1, total)) if room >= low])
         operand = rng.randint(low, min(high, room))
         total += sign * operand
         operands.append(operand)

@@ -45,9 +45,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_a_problem_reads_as_documented() -> None:
-    problem = task.Problem(operands=(47, 8, 36, 5), signs=(1, -1, 1))
-    assert problem.prompt == "Compute 47+8-36+5.\n"
-    assert problem.response == "47+8=55\n55-36=19\n19+5=24\n\\boxed{24}"
+    problem = task.Problem(operands=(17, 8, 6, 5), signs=(1, -1, 1))
+    assert problem.prompt == "Compute 17+8-6+5.\n"
+    assert problem.response == "17+8=25\n25-6=19\n19+5=24\n\\boxed{24}"
     assert problem.answer == "24"
 
 

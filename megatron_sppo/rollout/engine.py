@@ -24,7 +24,10 @@ class RolloutEngine(Protocol):
         ...
 
     def score(self, sequences: Ragged) -> Ragged:
-        """Log-probs at temperature 1 of tokens 1.. of each sequence given those before: rows of length - 1."""
+        """Log-probs at temperature 1 of tokens 1.. of each sequence given those before: rows of length - 1.
+
+        A sequence must be shorter than ``max_prompt_tokens + max_response_tokens``: one more token is generated and dropped.
+        """
         ...
 
     def load_weights(self, tensors: HFTensors) -> None:

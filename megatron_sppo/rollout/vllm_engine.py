@@ -11,7 +11,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -95,6 +95,8 @@ class VLLMEngine:
                 f"lacks; use one with {', '.join(map(str, supported))}."
             )
         self._internals.prepare_cpu()
+        self._internals.unlink_shared_memory()  # what a killed job with this port left behind
+        dist.barrier(group=platform.host_group())
         atexit.register(self._internals.unlink_shared_memory)
 
     @property
@@ -139,7 +141,7 @@ class VLLMEngine:
     def load_weights(self, tensors: HFTensors) -> None:
         """See the protocol. Written in place by vLLM's own loaders; needs the weights' memory, not the KV cache's."""
         self._wake("weights")
-        self._internals.on_model(self.llm, lambda model: model.load_weights(iter(tensors)))
+        self._internals.on_model(self.llm, lambda model: cast(Any, model).load_weights(iter(tensors)))
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("vLLM still ran requests during a weight update and kept prefixes of the old weights.")
 
@@ -185,7 +187,8 @@ class VLLMEngine:
         bar = _Progress.factory(on_progress) if on_progress else False
         requests = [{"prompt_token_ids": row} for row in token_rows]
         with _own_random_state():
-            return self.llm.generate(requests, params, use_tqdm=bar)
+            outputs: list[RequestOutput] = self.llm.generate(requests, params, use_tqdm=bar)
+        return outputs
 
 
 def _gather_rollouts(prompts: Prompts, plan: SamplingPlan, answers: dict[int, CompletionOutput], decode: Decode) -> Rollouts:

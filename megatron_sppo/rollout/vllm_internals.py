@@ -84,14 +84,14 @@ def prepare_cpu() -> None:
     plain_name = _symbol(communicator_module, namer)
 
     def job_wide_name(communicator: object) -> str:
-        return _job_name() + plain_name(communicator).replace("/", "")
+        return _job_name() + str(plain_name(communicator)).replace("/", "")
 
     _replace(communicator_module, namer, staticmethod(job_wide_name))
 
 
 def cpu_head_sizes() -> list[int]:
     """Channels per attention head that vLLM's CPU attention has kernels for."""
-    return _symbol("vllm.v1.attention.backends.cpu_attn", "CPUAttentionBackend.get_supported_head_sizes")()
+    return list(_symbol("vllm.v1.attention.backends.cpu_attn", "CPUAttentionBackend.get_supported_head_sizes")())
 
 
 def unlink_shared_memory() -> None:
@@ -102,8 +102,8 @@ def unlink_shared_memory() -> None:
 
 def on_model(llm: vllm.LLM, function: Callable[[torch.nn.Module], Result]) -> Result:
     """``function`` of the live model of this rank; a plain call, since the engine lives in this process."""
-    (result,) = llm.apply_model(function)
-    return result
+    results: list[Result] = llm.apply_model(function)
+    return results[0]
 
 
 def check_weights_are_live(model: torch.nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -20,7 +21,7 @@ _VOCABULARIES = (_EMBEDDING, "lm_head.weight")
 class WeightCheck:
     """Feed :meth:`compare` every HF tensor once, then call :meth:`finish` (collective), which raises on all ranks or on none."""
 
-    def __init__(self, model: HFModelConfig, tp: int, tp_rank: int, params: dict[str, Tensor]) -> None:
+    def __init__(self, model: HFModelConfig, tp: int, tp_rank: int, params: Mapping[str, Tensor]) -> None:
         """``params`` are this rank's vLLM parameters, tied ones once."""
         regions = weight_regions(model, tp, tp_rank, params[_EMBEDDING].shape[0])
         self._params, self._faults = params, list[tuple[str, str, str]]()

@@ -183,3 +183,10 @@ def test_progress_counts_the_responses_of_each_engine(seen: Seen, kind: str) -> 
     total = len(program.PROMPT_LENGTHS) * program.SAMPLED.num_samples
     assert seen["one", kind, 0]["progress"] == [(done, total) for done in range(1, total + 1)]
     assert sum(seen["dp2", kind, rank]["progress"][-1][1] for rank in (0, 1)) == total
+
+
+def test_impossible_requests_are_refused_in_one_sentence(seen: Seen, kind: str) -> None:
+    errors = seen["one", kind, 0]["user_errors"]
+    assert "rollout.tp=64" in errors["tp"]
+    assert "16 channels" in errors["head_dim"]
+    assert "rollout.max_response_tokens=24" in errors["length"]

@@ -5,17 +5,21 @@ rollout_checks.py OUT_FOLDER TP MODEL_FOLDER...     (each MODEL_FOLDER has a sib
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
 from megatron_sppo.batch import Prompts, Rollouts, SamplingPlan
 from megatron_sppo.config.schema import RolloutConfig
-from megatron_sppo.errors import WeightMismatch
+from megatron_sppo.errors import UserError, WeightMismatch
 from megatron_sppo.parallel import platform
 from megatron_sppo.ragged import Ragged
 from megatron_sppo.rollout.vllm_engine import VLLMEngine
@@ -78,7 +82,27 @@ def cached_tokens(engine: VLLMEngine, prompts: Prompts) -> int:
     return int(output.num_cached_tokens or 0)
 
 
-def check(folder: Path, tp: int, last_rank: bool) -> dict[str, Any]:
+def user_errors(engine: VLLMEngine, folder: Path, out: Path) -> dict[str, str]:
+    """What a user reads who asks for the impossible; each is refused before anything is built or generated."""
+    narrow = out / f"narrow-{dist.get_rank()}"  # heads of 16 channels
+    narrow.mkdir(exist_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    (narrow / "config.json").write_text(json.dumps(config | {"head_dim": 16}))
+    attempts: dict[str, Callable[[], object]] = {
+        "tp": lambda: VLLMEngine(RolloutConfig(tp=64), folder, torch.float32, seed=0),
+        "head_dim": lambda: VLLMEngine(RolloutConfig(), narrow, torch.float32, seed=0),
+        "length": lambda: engine.generate(make_prompts(), replace(GREEDY, max_response_tokens=25), decode),
+    }
+    messages = {}
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except UserError as error:
+            messages[name] = str(error)
+    return messages
+
+
+def check(folder: Path, out: Path, tp: int, last_rank: bool) -> dict[str, Any]:
     old, new = (load_file(f / "model.safetensors") for f in (folder, folder.with_name(folder.name + "-new")))
     found: dict[str, Any] = {}
     started = time.monotonic()
@@ -112,6 +136,7 @@ def check(folder: Path, tp: int, last_rank: bool) -> dict[str, Any]:
     found["mismatch_mended"] = mismatch(engine, new)
     missing = {name: tensor for name, tensor in new.items() if name != "model.norm.weight"}
     found["mismatch_missing"] = mismatch(engine, missing)
+    found["user_errors"] = user_errors(engine, folder, out)
     engine.close()
     return found
 
@@ -120,7 +145,7 @@ def main() -> None:
     out, tp, *folders = sys.argv[1:]
     rank, world_size = platform.start_distributed()
     for folder in map(Path, folders):
-        found = check(folder, int(tp), last_rank=rank == world_size - 1)
+        found = check(folder, Path(out), int(tp), last_rank=rank == world_size - 1)
         torch.save(found, Path(out) / f"{folder.name}-{rank}.pt")
 
 

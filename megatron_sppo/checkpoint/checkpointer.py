@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from typing import Any, Self, TypeVar
 
 import torch.distributed as dist
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
+from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_sppo.checkpoint import rng
 from megatron_sppo.checkpoint.sharded import in_one_process, load_engine, plan_save
@@ -70,7 +72,8 @@ class Checkpointer:
         if self.config.asynchronous:
             self._queue.schedule_async_request(request)
         else:
-            request.execute_sync()
+            with self._explained():
+                request.execute_sync()
             self._finalize(blocking=True)
 
     def maybe_finalize(self) -> None:
@@ -114,7 +117,7 @@ class Checkpointer:
         """Fill the engines from one checkpoint and return its (step, trainer state). Changes nothing on disk."""
         path = Path(folder).absolute()
         manifest = _on_main(lambda: read_manifest(path))
-        self._refuse_other_models(path, manifest)
+        self._refuse_what_differs(path, manifest)
         for name, engine in self.engines.items():
             load_engine(engine, path / name)
         if manifest["layouts"] == self._description()["layouts"]:
@@ -141,7 +144,8 @@ class Checkpointer:
     def _finalize(self, blocking: bool) -> None:
         if self._pending is None:
             return
-        self._queue.maybe_finalize_async_calls(blocking=blocking)
+        with self._explained():
+            self._queue.maybe_finalize_async_calls(blocking=blocking)
         if self._queue.get_num_unfinalized_calls() > 0:
             return
         pending, self._pending = self._pending, None
@@ -149,25 +153,51 @@ class Checkpointer:
         folder = _on_main(lambda: self.store.publish(pending.step, pending.manifest, pending.is_best))
         self._announce("checkpoint of step %d is complete: %s", pending.step, folder)
 
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """A writer's failure is raised on every rank; it ends the run, since upstream's queue of results is then out of step."""
+        try:
+            yield
+        except CheckpointException as error:
+            assert self._pending is not None
+            error.add_note(
+                f"The checkpoint of step {self._pending.step} could not be written to {self.store.folder}: is the disk full?"
+            )
+            raise
+
     def _description(self) -> dict[str, Any]:
-        """What a later load must agree with (models) or adapt to (layouts)."""
+        """What a later load must agree with (models, precision) or adapt to (layouts)."""
         layouts = {name: asdict(engine.groups.layout) for name, engine in self.engines.items()}
         models = {name: {k: v for k, v in asdict(e.hf).items() if k not in _SHAPELESS} for name, e in self.engines.items()}
-        return {"format": _FORMAT, "layouts": {**layouts, "world_size": dist.get_world_size()}, "models": models}
+        states = {
+            name: {
+                "dtype": str(platform.resolve_dtype(engine.config.dtype)).removeprefix("torch."),
+                "optimizer.distributed": engine.config.optimizer.distributed,
+            }
+            for name, engine in self.engines.items()
+        }
+        layouts_here = {**layouts, "world_size": dist.get_world_size()}
+        return {"format": _FORMAT, "layouts": layouts_here, "models": models, "states": states}
 
-    def _refuse_other_models(self, path: Path, manifest: dict[str, Any]) -> None:
+    def _refuse_what_differs(self, path: Path, manifest: dict[str, Any]) -> None:
+        """A checkpoint of another model, or whose optimizer states have another form, is the user's to mend."""
         if manifest["format"] != _FORMAT:
             raise UserError(f"{path} has format {manifest['format']}, not {_FORMAT}; load it with the version that saved it.")
-        for name, model in self._description()["models"].items():
+        here = self._description()
+        for name in self.engines:
             if name not in manifest["models"]:
                 held = ", ".join(manifest["models"])
                 raise UserError(f"{path} holds {held} but no {name}; resume with the config that saved it.")
-            for key, value in model.items():
-                saved = manifest["models"][name][key]
-                if saved != value:
+            for key, value in here["models"][name].items():
+                if (saved := manifest["models"][name][key]) != value:
                     raise UserError(
                         f"{name}.path has {key}={value} but {path} was saved with {key}={saved}; "
                         "use the model that the run began with, or set checkpoint.resume=never."
+                    )
+            for key, value in here["states"][name].items():
+                if (saved := manifest["states"][name][key]) != value:
+                    raise UserError(
+                        f"{name}.{key}={value} but {path} was saved with {saved}; set it back, or set checkpoint.resume=never."
                     )
 
     def _announce(self, message: str, *values: object) -> None:

@@ -37,3 +37,7 @@ def test_user_errors_reach_every_rank(output: str) -> None:
 def test_saves_without_pause_keep_the_last_and_the_best(output: str) -> None:
     assert "PASS retention" in output
     assert "waiting for the checkpoint of step 1 before the one of step 2" in output
+
+
+def test_a_failed_write_ends_the_run_and_publishes_nothing(output: str) -> None:
+    assert "PASS full disk" in output

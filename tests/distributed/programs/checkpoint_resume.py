@@ -1,6 +1,6 @@
 """Run under torchrun on 2 ranks, in two launches: what resumes is compared with what went on.
 
-    checkpoint_resume.py save FOLDER ACTOR_MODEL CRITIC_MODEL     trains, saves in the background, trains on and notes what came out
+    checkpoint_resume.py save FOLDER ACTOR_MODEL CRITIC_MODEL     trains, saves in the background, trains on, notes what came out
     checkpoint_resume.py load FOLDER ACTOR_MODEL CRITIC_MODEL     loads in a fresh process, trains the same step
 
 Prints a line per check; a failed check raises.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import random
+import resource
 import sys
 import time
 from dataclasses import replace
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
+from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_sppo.actor import Actor
 from megatron_sppo.algorithms.sppo import SPPO
@@ -128,7 +131,7 @@ def draw() -> list[float]:
     """Numbers from each of this rank's generators."""
     with get_cuda_rng_tracker().fork():
         tracked = float(torch.rand(()))
-    return [random.random(), float(np.random.rand()), float(torch.rand(())), tracked]
+    return [random.random(), float(np.random.rand()), float(torch.rand(())), tracked]  # noqa: NPY002 -- the global one
 
 
 def same(left: Any, right: Any) -> bool:
@@ -213,22 +216,19 @@ def load_elsewhere(folder: Path, models: list[str], name: str) -> None:
 
 
 def refusals(folder: Path, models: list[str]) -> None:
-    """Every rank gets the same sentence."""
+    """Every rank gets the same sentence; and the two ways to start afresh."""
     name = next(iter(CASES))
-    run = Run(models[:1] * 2, *CASES[name])
-    for config, run_dir, words in (
-        (CheckpointConfig(resume="must"), folder / "nowhere", "checkpoint.resume=must"),
-        (CheckpointConfig(), folder / name, "critic.path has"),
+    actor, critic, distributed, dtype = CASES[name]
+    same_model, other_model = Run(models, actor, critic, not distributed, dtype), Run(models[:1] * 2, *CASES[name])
+    for config, run_dir, run, words in (
+        (CheckpointConfig(resume="must"), folder / "nowhere", other_model, "checkpoint.resume=must"),
+        (CheckpointConfig(), folder / name, other_model, "critic.path has hidden_size=128 but .* was saved with hidden_size=64"),
+        (CheckpointConfig(), folder / name, same_model, "actor.optimizer.distributed=False but .* was saved with True"),
     ):
-        try:
+        with pytest.raises(UserError, match=words):
             Checkpointer(run_dir, config, run.engines).load_latest()
-        except UserError as error:
-            assert words in str(error), error
-        else:
-            raise AssertionError(f"no error that says {words}")
-    assert Checkpointer(folder / "nowhere", CheckpointConfig(), run.engines).load_latest() is None
-    assert Checkpointer(folder / name, CheckpointConfig(resume="never"), run.engines).load_latest() is None
-    dist.barrier()
+    assert Checkpointer(folder / "nowhere", CheckpointConfig(), other_model.engines).load_latest() is None
+    assert Checkpointer(folder / name, CheckpointConfig(resume="never"), other_model.engines).load_latest() is None
     assert (folder / name / "checkpoints" / "abandoned_step_000002").is_dir()
     say("PASS refusals")
 
@@ -248,6 +248,24 @@ def retention(folder: Path, models: list[str]) -> None:
     say("PASS retention")
 
 
+def full_disk(folder: Path, models: list[str]) -> None:
+    """A writer that fails ends the run on every rank, and `latest` stays where it was."""
+    run = Run(models, *CASES[next(iter(CASES))])
+    checkpointer = Checkpointer(folder / "full", CheckpointConfig(), run.engines)
+    checkpointer.save(1, {})
+    checkpointer.close()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, before[1]))  # the largest file, in bytes
+    checkpointer.save(2, {})
+    with pytest.raises(CheckpointException) as failure:
+        checkpointer.close()
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "The checkpoint of step 2 could not be written" in failure.value.__notes__[0]
+    assert checkpointer.store.complete() == [1]
+    assert checkpointer.store.latest() == folder / "full" / "checkpoints" / "step_000001"
+    say("PASS full disk")
+
+
 def main() -> None:
     mode, folder, *models = sys.argv[1:]
     platform.start_distributed()
@@ -263,6 +281,7 @@ def main() -> None:
         refusals(Path(folder), models)
     else:
         retention(Path(folder), models)
+        full_disk(Path(folder), models)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,9 @@ class MegatronEngine:
         ``output`` is [1, T, h] hidden states (lm head) or [1, T, 1] logits (value head).
         """
 
+        if not batches:  # fewer sequences than data-parallel ranks: this replica has none, and forward needs no other replica
+            return []
+
         def as_loss(output: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Result]:
             return output.new_zeros(()), torch.zeros([], dtype=torch.int, device=output.device), collect(output, batch)
 
@@ -88,7 +91,8 @@ class MegatronEngine:
         return results
 
     def update(self, batches: Sequence[Batch], loss: Callable[[Tensor, Batch], LossSum]) -> Update:
-        """One optimizer step on the loss's global sum over the global weight."""
+        """One optimizer step on the loss's global sum over the global weight. Every data-parallel rank needs a micro-batch."""
+        assert batches, "a mini-batch has at least one sequence per data-parallel rank"
 
         def as_loss(output: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Metric]]:
             value = loss(output, batch)

@@ -1,173 +1,208 @@
-"""Under torchrun: log-probs, values and one SPPO step of each layout against a plain PyTorch implementation on the HF model.
+"""Under torchrun: log-probs, values and one SPPO step of each case against plain PyTorch on the HF model.
 
-    torchrun --nproc-per-node 2 step_parity.py MODEL_DIR '{"tp": 2}' '{"pp": 2}' ...
+    torchrun --nproc-per-node 2 step_parity.py CASES.json
 
-Each JSON argument overrides the actor's ModelConfig; ``critic`` in it holds the critic's layout. Prints one JSON line per layout on rank 0.
+CASES.json maps a name to {"model": HF folder, "overrides": ["actor.tp=2", ...], "on_policy": true}. Prints one line
+``RESULT {"case": name, ...}`` per case on rank 0; every number is the worst over the ranks.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from transformers import AutoModelForCausalLM
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from megatron_sppo.actor import Actor
+from megatron_sppo.algorithms.base import PolicyInputs
 from megatron_sppo.algorithms.sppo import SPPO
-from megatron_sppo.batch import ActorBatch, CriticBatch
-from megatron_sppo.config.schema import ActorConfig, AlgorithmConfig, CriticConfig, OptimizerConfig, RolloutConfig
+from megatron_sppo.batch import CriticBatch, Prompts, Rollouts
+from megatron_sppo.config.load import load_config
+from megatron_sppo.config.schema import AlgorithmConfig, Config
 from megatron_sppo.critic import Critic
+from megatron_sppo.losses import LossSum
+from megatron_sppo.models.batching import plan_mini_batches
 from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.models.hf_config import HFModelConfig, read_hf_config
 from megatron_sppo.parallel import platform
+from megatron_sppo.parallel.collectives import gather_objects
 from megatron_sppo.parallel.groups import Layout, ModelGroups, build_groups
 from megatron_sppo.ragged import Ragged
 from megatron_sppo.weights.export_hf import iter_hf_tensors
 from megatron_sppo.weights.load_hf import load_hf_weights
+from tests.distributed.programs.plain_sppo import (
+    MAX_RESPONSE_TOKENS,
+    OPTIMIZER,
+    PRIOR,
+    TEMPERATURE,
+    Problem,
+    TrainedPolicy,
+    TrainedValue,
+    make_problem,
+)
 
-TEMPERATURE = 0.7
-OPTIMIZER = OptimizerConfig(lr=2e-4, weight_decay=0.1, clip_grad=0.5, beta2=0.95)
-PRIOR = 0.3
+DEFAULTS = [
+    "actor.mini_batch_size=6",
+    "critic.mini_batch_size=6",
+    "actor.logprob_chunk_tokens=16",
+    "critic.micro_batch_tokens=40",
+    f"critic.prior={PRIOR}",
+    f"rollout.temperature={TEMPERATURE}",
+    f"rollout.max_response_tokens={MAX_RESPONSE_TOKENS}",
+]
 
+Loss = Callable[[PolicyInputs], LossSum]
 
-def make_batch(vocab: int) -> tuple[Ragged, Ragged, torch.Tensor, torch.Tensor]:
-    """(prompts, responses, rewards, values) of 12 random rows of very different lengths."""
-    generator = torch.Generator().manual_seed(5)
-    prompt_lengths = [3, 9, 17, 5, 30, 2, 11, 6, 24, 8, 13, 4]
-    response_lengths = [7, 1, 22, 40, 5, 12, 3, 18, 9, 33, 2, 15]
-    rows = [[torch.randint(2, vocab, (n,), generator=generator) for n in lengths] for lengths in (prompt_lengths, response_lengths)]
-    prompts, responses = (Ragged.from_rows(r, torch.int64) for r in rows)
-    rewards = torch.randint(0, 2, (12,), generator=generator).float()
-    values = torch.rand(12, generator=generator)
-    return prompts, responses, rewards, values
-
-
-def hf_logprobs(model: torch.nn.Module, prompts: Ragged, responses: Ragged) -> list[torch.Tensor]:
-    out = []
-    for prompt, response in zip(prompts.rows(), responses.rows(), strict=True):
-        ids = torch.cat([prompt, response])[None]
-        logits = model(ids).logits[0, len(prompt) - 1 : -1] / TEMPERATURE
-        out.append(torch.log_softmax(logits, -1).gather(-1, response[:, None])[:, 0])
-    return out
-
-
-def adamw(parameters: list[torch.Tensor]) -> torch.optim.AdamW:
-    matrices, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim == 1]
-    groups = [{"params": matrices, "weight_decay": OPTIMIZER.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=OPTIMIZER.lr, betas=(OPTIMIZER.beta1, OPTIMIZER.beta2), eps=OPTIMIZER.eps)
+trained_policy = cache(TrainedPolicy)
+trained_value = cache(TrainedValue)
 
 
-class Reference:
-    """Eq. 1-3 in plain PyTorch on HF models: two mini-batches of 6, one response at a time."""
-
-    def __init__(self, path: str) -> None:
-        self.policy = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-        self.value = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-        self.head = torch.nn.Linear(self.value.config.hidden_size, 1)
-        torch.nn.init.zeros_(self.head.weight)
-        torch.nn.init.constant_(self.head.bias, math.log(PRIOR / (1 - PRIOR)))
-        prompts, responses, rewards, values = make_batch(self.policy.config.vocab_size)
-        with torch.no_grad():
-            self.old = hf_logprobs(self.policy, prompts, responses)
-        self._train_policy(prompts, responses, rewards - values)
-        self._train_value(prompts, rewards)
-
-    def _train_policy(self, prompts: Ragged, responses: Ragged, advantages: torch.Tensor) -> None:
-        parameters = list(self.policy.parameters())
-        optimizer = adamw(parameters)
-        for rows in (range(0, 6), range(6, 12)):
-            now = hf_logprobs(self.policy, prompts.select(rows), responses.select(rows))
-            terms = []
-            for i, logprobs in zip(rows, now, strict=True):
-                ratio = (logprobs - self.old[i]).exp()
-                terms.append(-torch.minimum(ratio * advantages[i], ratio.clamp(0.8, 1.2) * advantages[i]))
-            optimizer.zero_grad()
-            torch.cat(terms).mean().backward()
-            self.grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, OPTIMIZER.clip_grad))
-            optimizer.step()
-
-    def _train_value(self, prompts: Ragged, rewards: torch.Tensor) -> None:
-        body = self.value.model
-        parameters = [*body.parameters(), *self.head.parameters()]
-        optimizer = adamw(parameters)
-        for rows in (range(0, 6), range(6, 12)):
-            logits = torch.stack([self.head(body(prompts.rows()[i][None]).last_hidden_state[0, -1])[0] for i in rows])
-            optimizer.zero_grad()
-            F.binary_cross_entropy_with_logits(logits, rewards[list(rows)]).backward()
-            torch.nn.utils.clip_grad_norm_(parameters, OPTIMIZER.clip_grad)
-            optimizer.step()
-        with torch.no_grad():
-            last = torch.stack([self.head(body(row[None]).last_hidden_state[0, -1])[0] for row in prompts.rows()])
-            self.values_after = last.sigmoid()
+def read_config(model: str, overrides: list[str]) -> Config:
+    config = load_config(Config, [], [f"actor.path={model}", f"critic.path={model}", *DEFAULTS, *overrides])
+    actor = replace(config.actor, optimizer=replace(OPTIMIZER, distributed=config.actor.optimizer.distributed))
+    critic = replace(config.critic, optimizer=replace(OPTIMIZER, distributed=config.critic.optimizer.distributed))
+    return replace(config, actor=actor, critic=critic)
 
 
-def largest_difference(engine: MegatronEngine, hf: HFModelConfig, groups: ModelGroups, want: dict[str, torch.Tensor]) -> float:
+def largest_difference(engine: MegatronEngine, hf: HFModelConfig, want: dict[str, Tensor]) -> float:
     seen, worst = set(), 0.0
-    for name, tensor in iter_hf_tensors(engine.model, hf, groups):
+    for name, tensor in iter_hf_tensors(engine.model, hf, engine.groups):
         seen.add(name)
         worst = max(worst, float((tensor - want[name]).abs().max()))
     assert seen >= {n for n in want if not n.startswith("lm_head")}, "tensors are missing from the export"
     return worst
 
 
-def run_layout(path: str, hf: HFModelConfig, case: dict, groups: ModelGroups, critic_groups: ModelGroups, reference: Reference) -> dict:
-    prompts, responses, rewards, values = make_batch(hf.vocab_size)
-    critic_layout = case.pop("critic", {})
-    config = ActorConfig(**{"path": path, "dtype": "fp32", "mini_batch_size": 6, "logprob_chunk_tokens": 16, "optimizer": OPTIMIZER, **case})
-    critic_config = CriticConfig(
-        **{"path": path, "dtype": "fp32", "mini_batch_size": 6, "optimizer": OPTIMIZER, "prior": PRIOR, "micro_batch_tokens": 40, **critic_layout}
-    )
-    engine = MegatronEngine(hf, config, groups, "lm", total_steps=10)
-    load_hf_weights(engine.model, hf, path, groups)
-    engine.start_optimizer()
-    actor = Actor(engine, config, TEMPERATURE)
-    old = actor.logprobs(prompts, responses)
-    again = actor.logprobs(prompts, responses)
-    advantages = Ragged(torch.repeat_interleave(rewards - values, responses.lengths), responses.lengths)
-    batch = ActorBatch(prompts, responses, advantages, old, old, old)
-    algorithm = SPPO(AlgorithmConfig(), RolloutConfig(temperature=TEMPERATURE), seed=1)
-    metrics = actor.update(batch, algorithm.actor_loss, seed=0)
+def copies_are_equal(model: nn.Module, groups: ModelGroups) -> bool:
+    """Bit for bit: replicated parameters over TP, every parameter over DP."""
+    equal = True
+    for parameter in model.parameters():
+        sharded = getattr(parameter, "tensor_model_parallel", False)
+        for group in [groups.pg.dp] if sharded else [groups.pg.dp, groups.pg.tp]:
+            others = [torch.empty_like(parameter) for _ in range(group.size())]
+            dist.all_gather(others, parameter.detach(), group=group)
+            equal = equal and all(torch.equal(parameter, other) for other in others)
+    return equal
 
-    critic_engine = MegatronEngine(hf, critic_config, critic_groups, "value", total_steps=10, prior=PRIOR)
-    load_hf_weights(critic_engine.model, hf, path, critic_groups)
-    critic_engine.start_optimizer()
-    critic = Critic(critic_engine, critic_config)
-    before = critic.values(prompts)
-    critic.update(CriticBatch(prompts, rewards, before), algorithm.critic_loss, seed=0)
-    after = critic.values(prompts)
-    policy = {name: p.detach() for name, p in reference.policy.named_parameters()}
-    value = {name: p.detach() for name, p in reference.value.named_parameters() if name.startswith("model.")}
+
+def first_ratio(loss: Loss, calls: int) -> tuple[Loss, list[float]]:
+    """``loss``, and a list that will hold the largest |log ratio| of each of the first ``calls`` micro-batches."""
+    seen: list[float] = []
+
+    def watched(inputs: PolicyInputs) -> LossSum:
+        if len(seen) < calls:
+            seen.append(float((inputs.logprobs_N - inputs.old_logprobs_N).detach().abs().max()))
+        return loss(inputs)
+
+    return watched, seen
+
+
+def rollouts_of(problem: Problem, engine_logprobs: Ragged) -> Rollouts:
+    names = tuple(str(i) for i in range(len(problem.prompts)))
+    prompts = Prompts(names, names, names, names, problem.prompts)
+    num_rows = len(names)
+    truncated = torch.zeros(num_rows, dtype=torch.bool)
+    return Rollouts(prompts, torch.arange(num_rows), problem.responses, engine_logprobs, truncated, names)
+
+
+def shifted(logprobs: Ragged, shift: Ragged) -> Ragged:
+    return logprobs.with_values(logprobs.values + shift.values)
+
+
+def run_actor(hf: HFModelConfig, config: Config, groups: ModelGroups, want: TrainedPolicy, on_policy: bool) -> dict[str, Any]:
+    problem = make_problem(hf.vocab_size, on_policy)
+    engine = MegatronEngine(hf, config.actor, groups, "lm", total_steps=10)
+    load_hf_weights(engine.model, hf, config.actor.path, groups)
+    engine.start_optimizer()
+    actor = Actor(engine, config.actor, TEMPERATURE)
+    actor.remember_reference()
+    logprobs = actor.logprobs(problem.prompts, problem.responses)
+    again = actor.logprobs(problem.prompts, problem.responses)
+    old, at_engine, reference = (
+        shifted(logprobs, shift) for shift in (problem.old_shift, problem.engine_shift, problem.reference_shift)
+    )
+    algorithm = SPPO(config.algorithm, config.rollout, seed=1)
+    _, batch = algorithm.assign_credit(rollouts_of(problem, at_engine), problem.rewards_B, problem.values_B, old, reference)
+    lengths = (problem.prompts.lengths + problem.responses.lengths).tolist()
+    calls = len(actor_bins(config, lengths, groups))
+    loss, first_log_ratios = first_ratio(algorithm.actor_loss, calls)
+    metrics = actor.update(batch, loss, seed=0)
+    after = actor.logprobs(problem.prompts, problem.responses)
+    remembered = actor.reference_logprobs(problem.prompts, problem.responses)
+    restored = actor.logprobs(problem.prompts, problem.responses)
     return {
-        "logprob_error": max(float((a - b).abs().max()) for a, b in zip(old.rows(), reference.old, strict=True)),
-        "repeatable": bool(torch.equal(old.values, again.values)),
-        "grad_norm_error": abs(metrics["actor/grad_norm"].value() - reference.grad_norm) if config.mini_batch_size == 12 else None,
-        "actor_weight_error": largest_difference(engine, hf, groups, policy),
-        "critic_weight_error": largest_difference(critic_engine, hf, critic_groups, value),
-        "prior_error": float((before - PRIOR).abs().max()),
-        "value_error": float((after - reference.values_after).abs().max()),
-        "value_moved": float((after - before).abs().max()),
-        "loss": metrics["actor/loss"].value(),
+        "logprob_error": float((logprobs.values - torch.cat(want.first)).abs().max()),
+        "plain_grad_norm": want.grad_norm,
+        "not_repeatable": not torch.equal(logprobs.values, again.values),
+        "first_log_ratio": max(first_log_ratios, default=0.0),
+        "actor_grad_norm_error": abs(metrics["actor/grad_norm"].value() / want.grad_norm - 1),
+        "actor_weight_error": largest_difference(engine, hf, {n: p.detach() for n, p in want.model.named_parameters()}),
+        "actor_copies_differ": not copies_are_equal(engine.model, groups),
+        "reference_lost": not torch.equal(remembered.values, logprobs.values),
+        "policy_not_restored": not torch.equal(after.values, restored.values),
+        "actor_stood_still": torch.equal(after.values, logprobs.values) or want.moved < 1e-4,
     }
 
 
-def main() -> None:
-    path, cases = sys.argv[1], [json.loads(arg) for arg in sys.argv[2:]]
+def actor_bins(config: Config, lengths: list[int], groups: ModelGroups) -> tuple[tuple[int, ...], ...]:
+    """This rank's micro-batches of the first mini-batch where it computes losses."""
+    plan = plan_mini_batches(
+        lengths, range(len(lengths)), config.actor.mini_batch_size, groups.dp, config.actor.micro_batch_tokens
+    )
+    return plan[0].bins[groups.dp_rank] if groups.is_last_stage else ()
+
+
+def run_critic(hf: HFModelConfig, config: Config, groups: ModelGroups, want: TrainedValue) -> dict[str, Any]:
+    problem = make_problem(hf.vocab_size, on_policy=True)
+    engine = MegatronEngine(hf, config.critic, groups, "value", total_steps=10, prior=PRIOR)
+    load_hf_weights(engine.model, hf, config.critic.path, groups)
+    engine.start_optimizer()
+    critic = Critic(engine, config.critic)
+    before = critic.values(problem.prompts)
+    algorithm = SPPO(AlgorithmConfig(), config.rollout, seed=1)
+    metrics = critic.update(CriticBatch(problem.prompts, problem.rewards_B, before), algorithm.critic_loss, seed=0)
+    after = critic.values(problem.prompts)
+    trunk = {name: p.detach() for name, p in want.model.named_parameters() if name.startswith("model.")}
+    head_error = 0.0
+    if groups.is_last_stage:
+        pairs = ((engine.model.output_layer.weight, want.head.weight), (engine.model.output_layer.bias, want.head.bias))
+        head_error = max(float((ours - theirs).abs().max()) for ours, theirs in pairs)
+    return {
+        "prior_error": float((before - PRIOR).abs().max()),
+        "value_error": float((after - want.values_after).abs().max()),
+        "critic_weight_error": max(head_error, largest_difference(engine, hf, trunk)),
+        "critic_grad_norm_error": abs(metrics["critic/grad_norm"].value() / want.grad_norm - 1),
+        "critic_copies_differ": not copies_are_equal(engine.model, groups),
+        "critic_stood_still": torch.equal(before, after) or want.moved < 1e-4,
+    }
+
+
+def run_case(case: dict[str, Any]) -> dict[str, Any]:
+    model = case["model"]
+    on_policy = case.get("on_policy", True)
+    hf, config = read_hf_config(model), read_config(model, case.get("overrides", []))
+    actor_groups, critic_groups = build_groups([Layout.of(config.actor), Layout.of(config.critic)], seed=1)
+    result = run_actor(hf, config, actor_groups, trained_policy(model, config.algorithm, on_policy), on_policy)
+    return result | run_critic(hf, config, critic_groups, trained_value(model))
+
+
+def main(file: Path) -> None:
     rank, _ = platform.start_distributed()
     platform.quiet_upstream()
-    hf = read_hf_config(path)
-    reference = Reference(path)
-    for case in cases:
-        layout = Layout(case.get("tp", 1), case.get("pp", 1))
-        critic = case.get("critic", {})
-        groups = build_groups([layout, Layout(critic.get("tp", 1), critic.get("pp", 1))], seed=1)
-        name = json.dumps(case)
-        result = run_layout(path, hf, dict(case), *groups, reference)
+    for name, case in json.loads(file.read_text()).items():
+        everywhere = gather_objects(run_case(case))
+        worst = {key: max(result[key] for result in everywhere) for key in everywhere[0]}
         if rank == 0:
-            print("RESULT", json.dumps({"case": name, **result}), flush=True)
+            print("RESULT", json.dumps({"case": name, **worst}), flush=True)
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

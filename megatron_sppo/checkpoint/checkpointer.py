@@ -124,7 +124,7 @@ class Checkpointer:
             rng.load(path / _RNG)
         else:
             self._announce("%s was saved by another layout: weights and optimizers are restored, random generators are not", path)
-        self._announce("resumed from %s", path)
+        self._announce("resumed from %s", path, level=logging.INFO)
         return int(manifest["step"]), manifest["trainer"]
 
     def _choose(self) -> Path | None:
@@ -151,7 +151,7 @@ class Checkpointer:
         pending, self._pending = self._pending, None
         dist.barrier(group=platform.host_group())  # every rank's files, generator states too, are written
         folder = _on_main(lambda: self.store.publish(pending.step, pending.manifest, pending.is_best))
-        self._announce("checkpoint of step %d is complete: %s", pending.step, folder)
+        self._announce("checkpoint of step %d is complete: %s", pending.step, folder, level=logging.INFO)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -200,9 +200,9 @@ class Checkpointer:
                         f"{name}.{key}={value} but {path} was saved with {saved}; set it back, or set checkpoint.resume=never."
                     )
 
-    def _announce(self, message: str, *values: object) -> None:
+    def _announce(self, message: str, *values: object, level: int = logging.WARNING) -> None:
         if is_main():
-            log.warning(message, *values)
+            log.log(level, message, *values)
 
 
 def _on_main(action: Callable[[], Value]) -> Value:

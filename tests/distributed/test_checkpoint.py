@@ -41,3 +41,11 @@ def test_saves_without_pause_keep_the_last_and_the_best(output: str) -> None:
 
 def test_a_failed_write_ends_the_run_and_publishes_nothing(output: str) -> None:
     assert "PASS full disk" in output
+
+
+def test_an_optimizer_that_has_not_stepped_is_saved_and_resumed(output: str) -> None:
+    assert "PASS never stepped" in output
+
+
+def test_an_error_while_a_save_is_in_flight_publishes_nothing(output: str) -> None:
+    assert "PASS abandoned" in output

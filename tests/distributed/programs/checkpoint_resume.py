@@ -9,6 +9,7 @@ Prints a line per check; a failed check raises.
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import random
 import resource
 import sys
@@ -215,6 +216,15 @@ def load_elsewhere(folder: Path, models: list[str], name: str) -> None:
     say(f"PASS elsewhere {name} (difference {worst:.1e} after a step of {moved:.1e})")
 
 
+def never_stepped(folder: Path, models: list[str]) -> None:
+    """Adam without moments yet, as an actor's in the critic's warm-up: resumed, its first step is a first step."""
+    resumed, fresh = (Run(models, *CASES[next(iter(CASES))]) for _ in range(2))
+    loaded = Checkpointer(folder / "full", CheckpointConfig(), resumed.engines).load_latest()
+    assert loaded is not None and loaded[0] == 1
+    assert same(resumed.step(), fresh.step()) and same(resumed.weights(), fresh.weights())
+    say("PASS never stepped")
+
+
 def refusals(folder: Path, models: list[str]) -> None:
     """Every rank gets the same sentence; and the two ways to start afresh."""
     name = next(iter(CASES))
@@ -248,6 +258,27 @@ def retention(folder: Path, models: list[str]) -> None:
     say("PASS retention")
 
 
+def abandoned(folder: Path, models: list[str]) -> None:
+    """An error while a save is in flight neither waits for other ranks nor publishes; its writer ends."""
+    run = Run(models, *CASES[next(iter(CASES))])
+    checkpointer = Checkpointer(folder / "abandoned", CheckpointConfig(), run.engines)
+
+    def fail_while_saving() -> None:
+        with checkpointer:
+            checkpointer.save(1, {})
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        fail_while_saving()
+    assert checkpointer.store.complete() == []
+    deadline = time.monotonic() + 20
+    while any("Manager" not in child.name for child in multiprocessing.active_children()):
+        assert time.monotonic() < deadline, multiprocessing.active_children()
+        time.sleep(0.05)
+    dist.barrier()
+    say("PASS abandoned")
+
+
 def full_disk(folder: Path, models: list[str]) -> None:
     """A writer that fails ends the run on every rank, and `latest` stays where it was."""
     run = Run(models, *CASES[next(iter(CASES))])
@@ -278,10 +309,12 @@ def main() -> None:
     if mode == "load":
         for name in OTHER_LAYOUTS:
             load_elsewhere(Path(folder), models, name)
+        never_stepped(Path(folder), models)
         refusals(Path(folder), models)
     else:
         retention(Path(folder), models)
-        full_disk(Path(folder), models)
+        abandoned(Path(folder), models)
+        full_disk(Path(folder), models)  # the last: upstream's queue of results is out of step after it
 
 
 if __name__ == "__main__":

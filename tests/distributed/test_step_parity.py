@@ -26,6 +26,8 @@ LAYOUTS: dict[str, tuple[str, list[str]]] = {
         "qwen2",
         [*SMALL, "actor.optimizer.distributed=false", "critic.optimizer.distributed=false"],
     ),
+    "tp2, no gradient clipping": ("qwen2", [*TP2, *SMALL, "actor.optimizer.clip_grad=0"]),
+    "dp2, no gradient clipping": ("qwen2", [*SMALL, "actor.optimizer.clip_grad=0"]),
     "dp2, large micro-batches": ("qwen2", LARGE),
     "tp2, large micro-batches": ("qwen2", [*TP2, *LARGE]),
     "tp2, sequence parallel": ("qwen2", [*SP, *SMALL]),

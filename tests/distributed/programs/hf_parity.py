@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node 2 hf_parity.py CASES.json
 
-CASES.json maps a name to {"model": HF folder, "overrides": ["actor.tp=2", ...]}. Prints a line ``RESULT {"case": name, ...}`` for each.
+CASES.json maps a name to {"model": HF folder, "overrides": ["actor.tp=2", ...]}.
+Prints one line ``RESULT {"case": name, ...}`` per case.
 """
 
 from __future__ import annotations

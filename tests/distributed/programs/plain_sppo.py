@@ -66,11 +66,11 @@ def adamw(parameters: list[torch.nn.Parameter]) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=OPTIMIZER.lr, betas=(OPTIMIZER.beta1, OPTIMIZER.beta2), eps=OPTIMIZER.eps)
 
 
-def step(optimizer: torch.optim.AdamW, parameters: list[torch.nn.Parameter], loss: Tensor) -> float:
-    """One optimizer step; the gradient norm before clipping."""
+def step(optimizer: torch.optim.AdamW, parameters: list[torch.nn.Parameter], loss: Tensor, clip_grad: float) -> float:
+    """One optimizer step; the gradient norm before clipping (0 = no clipping)."""
     optimizer.zero_grad()
     loss.backward()
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, OPTIMIZER.clip_grad))
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, clip_grad or math.inf))
     optimizer.step()
     return norm
 
@@ -113,17 +113,17 @@ def average(c: AlgorithmConfig, rows: list[Tensor]) -> Tensor:
 class TrainedPolicy:
     """Two mini-batches of 6 responses."""
 
-    def __init__(self, path: str, c: AlgorithmConfig, on_policy: bool) -> None:
+    def __init__(self, path: str, c: AlgorithmConfig, on_policy: bool, clip_grad: float) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
         problem = make_problem(self.model.config.vocab_size, on_policy)
         self.rows = list(zip(problem.prompts.rows(), problem.responses.rows(), strict=True))
         with torch.no_grad():
             self.first = [token_scores(self.model, *row)[0] for row in self.rows]
         before = [p.detach().clone() for p in self.model.parameters()]
-        self._train(c, problem)
-        self.moved = max(float((p - b).abs().max()) for p, b in zip(self.model.parameters(), before, strict=True))
+        self._train(c, problem, clip_grad)
+        self.moved = max(float((p.detach() - b).abs().max()) for p, b in zip(self.model.parameters(), before, strict=True))
 
-    def _train(self, c: AlgorithmConfig, problem: Problem) -> None:
+    def _train(self, c: AlgorithmConfig, problem: Problem, clip_grad: float) -> None:
         shifts = (problem.old_shift, problem.engine_shift, problem.reference_shift)
         old, engine, reference = ([f + s for f, s in zip(self.first, shift.rows(), strict=True)] for shift in shifts)
         advantages = problem.rewards_B - problem.values_B  # eq. 1
@@ -136,7 +136,7 @@ class TrainedPolicy:
         for members in MINI_BATCHES:
             scores = {i: token_scores(self.model, *self.rows[i]) for i in members}
             losses = [row_loss(c, *scores[i], old[i], engine[i], reference[i], float(advantages[i])) for i in members]
-            norms.append(step(optimizer, parameters, average(c, losses)))
+            norms.append(step(optimizer, parameters, average(c, losses), clip_grad))
         self.grad_norm = sum(norms) / len(norms)
 
 
@@ -155,11 +155,10 @@ class TrainedValue:
         norms = []
         for members in MINI_BATCHES:
             logits = torch.stack([self._logit(problem.prompts.rows()[i]) for i in members])
-            norms.append(
-                step(optimizer, parameters, F.binary_cross_entropy_with_logits(logits, problem.rewards_B[list(members)]))
-            )
+            loss = F.binary_cross_entropy_with_logits(logits, problem.rewards_B[list(members)])
+            norms.append(step(optimizer, parameters, loss, OPTIMIZER.clip_grad))
         self.grad_norm = sum(norms) / len(norms)
-        self.moved = max(float((p - b).abs().max()) for p, b in zip(self.model.parameters(), before, strict=True))
+        self.moved = max(float((p.detach() - b).abs().max()) for p, b in zip(self.model.parameters(), before, strict=True))
         with torch.no_grad():
             self.values_after = torch.stack([self._logit(row) for row in problem.prompts.rows()]).sigmoid()
 

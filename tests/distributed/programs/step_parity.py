@@ -53,6 +53,7 @@ DEFAULTS = [
     "critic.mini_batch_size=6",
     "actor.logprob_chunk_tokens=16",
     "critic.micro_batch_tokens=40",
+    f"actor.optimizer.clip_grad={OPTIMIZER.clip_grad}",
     f"critic.prior={PRIOR}",
     f"rollout.temperature={TEMPERATURE}",
     f"rollout.max_response_tokens={MAX_RESPONSE_TOKENS}",
@@ -66,7 +67,8 @@ trained_value = cache(TrainedValue)
 
 def read_config(model: str, overrides: list[str]) -> Config:
     config = load_config(Config, [], [f"actor.path={model}", f"critic.path={model}", *DEFAULTS, *overrides])
-    actor = replace(config.actor, optimizer=replace(OPTIMIZER, distributed=config.actor.optimizer.distributed))
+    given = config.actor.optimizer
+    actor = replace(config.actor, optimizer=replace(OPTIMIZER, distributed=given.distributed, clip_grad=given.clip_grad))
     critic = replace(config.critic, optimizer=replace(OPTIMIZER, distributed=config.critic.optimizer.distributed))
     return replace(config, actor=actor, critic=critic)
 
@@ -189,7 +191,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     on_policy = case.get("on_policy", True)
     hf, config = read_hf_config(model), read_config(model, case.get("overrides", []))
     actor_groups, critic_groups = build_groups([Layout.of(config.actor), Layout.of(config.critic)], seed=1)
-    result = run_actor(hf, config, actor_groups, trained_policy(model, config.algorithm, on_policy), on_policy)
+    policy = trained_policy(model, config.algorithm, on_policy, config.actor.optimizer.clip_grad)
+    result = run_actor(hf, config, actor_groups, policy, on_policy)
     return result | run_critic(hf, config, critic_groups, trained_value(model))
 
 

@@ -64,13 +64,18 @@ class Actor:
     def logprobs(self, prompts: Ragged, responses: Ragged) -> Ragged:
         """[B] log-prob of every response token, on every rank. Collective.
 
-        Uses the micro-batches of the first epoch of :meth:`update`, so that the ratio of the first mini-batch is 1 to the last bit.
+        Uses the micro-batches of the first epoch of :meth:`update`, so that the ratio of the first
+        mini-batch is 1 to the last bit.
         """
         plan = self._plan(prompts, responses, range(len(responses)))
         bins = [indices for mini in plan for indices in mini.bins[self.engine.groups.dp_rank]]
         batches = [response_rows(prompts, responses, indices, self.engine.length_multiple) for indices in bins]
-        results = self.engine.forward(batches, lambda output, batch: self._token_scores(output, batch)[0].split(batch.lengths_S.tolist()))
-        rows = {index: row for indices, split in zip(bins, results, strict=False) for index, row in zip(indices, split, strict=True)}
+        results = self.engine.forward(
+            batches, lambda output, batch: self._token_scores(output, batch)[0].split(batch.lengths_S.tolist())
+        )
+        rows = {
+            index: row for indices, split in zip(bins, results, strict=False) for index, row in zip(indices, split, strict=True)
+        }
         return gather_rows(rows, responses.lengths, contribute=self.engine.groups.speaks)
 
     def reference_logprobs(self, prompts: Ragged, responses: Ragged) -> Ragged:
@@ -89,7 +94,9 @@ class Actor:
         contribution = parts if self.engine.groups.speaks else []
         return merge(part for rank in gather_objects(contribution) for part in rank)
 
-    def _optimizer_step(self, batch: ActorBatch, mini: MiniBatch, loss: Callable[[PolicyInputs], LossSum]) -> list[dict[str, Metric]]:
+    def _optimizer_step(
+        self, batch: ActorBatch, mini: MiniBatch, loss: Callable[[PolicyInputs], LossSum]
+    ) -> list[dict[str, Metric]]:
         bins = mini.bins[self.engine.groups.dp_rank]
         multiple = self.engine.length_multiple
         batches = [_PolicyRows.of(batch, indices, multiple) for indices in bins]
@@ -134,4 +141,3 @@ class _PolicyRows:
             reference_logprobs_N=self.reference_logprobs_N,
             advantages_N=self.advantages_N,
         )
-

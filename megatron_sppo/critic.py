@@ -56,7 +56,9 @@ class Critic:
         no_rewards = torch.zeros(len(prompts))
         batches = [PromptRows.of(prompts, no_rewards, indices, self.engine.length_multiple) for indices in bins]
         results = self.engine.forward(batches, lambda output, batch: _last_logits(output, batch).sigmoid().split(1))
-        rows = {index: row for indices, split in zip(bins, results, strict=False) for index, row in zip(indices, split, strict=True)}
+        rows = {
+            index: row for indices, split in zip(bins, results, strict=False) for index, row in zip(indices, split, strict=True)
+        }
         one_each = torch.ones(len(prompts), dtype=torch.int64)
         return gather_rows(rows, one_each, contribute=self.engine.groups.speaks).values
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from megatron_sppo.metrics import Metric
 from megatron_sppo.ragged import expand, segment_sum
 
+
 @dataclass(frozen=True)
 class LossSum:
     """A micro-batch's loss before the engine divides the gradient once by the global weight."""
@@ -39,8 +40,8 @@ def value_bce(logits_S: Tensor, rewards_S: Tensor) -> Tensor:
 def log_ratio(logprobs_N: Tensor, old_logprobs_N: Tensor, lengths_S: Tensor, kind: Literal["token", "sequence"]) -> Tensor:
     """[N] log of the importance ratio that multiplies each token's advantage.
 
-    ``token``: log pi(y_t) - log pi_old(y_t), the paper's r_t. ``sequence``: the mean of these over the response (GSPO's length-normalised
-    sequence ratio, arXiv 2507.18071 eq. 7), the same at each of its tokens.
+    ``token``: log pi(y_t) - log pi_old(y_t), the paper's r_t. ``sequence``: the mean of these over the response
+    (GSPO's length-normalised sequence ratio, arXiv 2507.18071 eq. 7), the same at each of its tokens.
     """
     difference = logprobs_N - old_logprobs_N
     if kind == "token":
@@ -84,13 +85,11 @@ def kl_penalty(logprobs_N: Tensor, reference_logprobs_N: Tensor, estimator: Lite
     return log_r.exp() - 1 - log_r
 
 
-def mismatch_weights(
-    trainer_logprobs_N: Tensor, engine_logprobs_N: Tensor, truncate: float, mask_above: float
-) -> Tensor:
+def mismatch_weights(trainer_logprobs_N: Tensor, engine_logprobs_N: Tensor, truncate: float, mask_above: float) -> Tensor:
     """[N] constant weights that correct for the engine sampling from another distribution than the trainer's pi_old.
 
-    min(C, pi_old / pi_engine) where ``truncate`` = C > 0 (truncated importance sampling), 1 otherwise; 0 where the ratio or its inverse exceeds
-    ``mask_above`` > 0.
+    min(C, pi_old / pi_engine) where ``truncate`` = C > 0 (truncated importance sampling), 1 otherwise; 0 where the ratio or its
+    inverse exceeds ``mask_above`` > 0. A masked token still counts in the loss's weight.
     """
     log_w = (trainer_logprobs_N - engine_logprobs_N).detach()
     weights_N = log_w.exp().clamp(max=truncate) if truncate else torch.ones_like(log_w)

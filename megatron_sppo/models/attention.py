@@ -25,8 +25,8 @@ MAX_PADDING = 1.25  # longest / shortest sequence of one attention group
 class PackedRow(PackedSeqParams):
     """Megatron's description of a packed row plus our attention groups.
 
-    Example: lengths (3, 2, 3) give one group of positions ``[[0, 1, 2], [5, 6, 7]]`` and one of ``[[3, 4]]``; a sequence shorter than its
-    group repeats its last position, and ``scatter`` tells which entries of the flattened group are real.
+    Example: lengths (3, 2, 3) give one group of positions ``[[0, 1, 2], [5, 6, 7]]`` and one of ``[[3, 4]]``; a sequence
+    shorter than its group repeats its last position, and ``scatter`` tells which entries of the flattened group are real.
     """
 
     groups: tuple[tuple[Tensor, Tensor, Tensor], ...] = ()  # (gather [S, L] positions, real [n] flat entries, positions [n])
@@ -71,7 +71,13 @@ class PackedAttention(MegatronModule):
         self.scale = softmax_scale or 1.0 / math.sqrt(config.kv_channels)
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, packed_seq_params: PackedRow | None = None, **unused: Any
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: None,
+        packed_seq_params: PackedRow | None = None,
+        **unused: Any,
     ) -> Tensor:
         assert isinstance(packed_seq_params, PackedRow), "this package packs every batch"
         out = torch.zeros_like(query)
@@ -86,7 +92,7 @@ class PackedAttention(MegatronModule):
 class LocalRMSNorm:
     """A torch RMSNorm whose weight says whether its gradient is partial (sequence parallelism), as Megatron expects."""
 
-    def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **unused: Any) -> torch.nn.RMSNorm:  # type: ignore[misc]
+    def __new__(cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **unused: Any) -> torch.nn.RMSNorm:  # type: ignore[misc]  # noqa: ARG004
         norm = torch.nn.RMSNorm(hidden_size, eps=eps, dtype=config.params_dtype)
         if not config.use_cpu_initialization:
             norm = norm.cuda()

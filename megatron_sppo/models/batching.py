@@ -1,7 +1,7 @@
 """From a step's sequences to micro-batches: mini-batches, data-parallel shares, token-budget bins. Pure and deterministic.
 
-Example: 8 responses, mini_batch_size 4, DP 2, budget 100 tokens: two optimizer steps; in each, every DP rank takes the 2 or so responses
-that balance the tokens and packs them into rows of at most 100 tokens.
+Example: 8 responses, mini_batch_size 4, DP 2, budget 100 tokens: two optimizer steps; in each, every DP rank takes the
+2 or so responses that balance the tokens and packs them into rows of at most 100 tokens.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ def plan_mini_batches(
     for begin in range(0, len(order), size):
         members = list(order[begin : begin + size])
         shares = split_over_ranks([lengths[i] for i in members], num_ranks)
-        bins = tuple(
-            tuple(tuple(b) for b in fill_bins(lengths, [members[i] for i in share], token_budget)) for share in shares
-        )
+        bins = tuple(tuple(tuple(b) for b in fill_bins(lengths, [members[i] for i in share], token_budget)) for share in shares)
         plans.append(MiniBatch(bins))
     return plans
 

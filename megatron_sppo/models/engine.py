@@ -79,7 +79,6 @@ class MegatronEngine:
 
         ``output`` is [1, T, h] hidden states (lm head) or [1, T, 1] logits (value head).
         """
-
         if not batches:  # fewer sequences than data-parallel ranks: this replica has none, and forward needs no other replica
             return []
 
@@ -110,7 +109,9 @@ class MegatronEngine:
 
     def _run(self, batches: Sequence[Batch], loss: Callable[..., Any], forward_only: bool) -> list[Any]:
         pipeline = self.groups.layout.pp > 1
-        schedule = schedules.forward_backward_pipelining_without_interleaving if pipeline else schedules.forward_backward_no_pipelining
+        schedule = (
+            schedules.forward_backward_pipelining_without_interleaving if pipeline else schedules.forward_backward_no_pipelining
+        )
         extra = {"p2p_communicator": P2PCommunicator(self.groups.pg.pp, self.model.config)} if pipeline else {}
         with self.groups.active():
             results = schedule(
@@ -143,7 +144,9 @@ def _copy_into(model: GPTModel, tensors: Sequence[Tensor]) -> None:
             param.copy_(tensor)
 
 
-def _forward_step(batches: Iterator[MicroBatch], model: torch.nn.Module, loss: Callable[..., Any]) -> tuple[Tensor, Callable[..., Any]]:
+def _forward_step(
+    batches: Iterator[MicroBatch], model: torch.nn.Module, loss: Callable[..., Any]
+) -> tuple[Tensor, Callable[..., Any]]:
     batch = next(batches)
     packed = batch.packed
     output = model(packed.tokens_T[None], packed.positions_T[None], None, packed_seq_params=packed.row)
@@ -155,7 +158,7 @@ def _finalize(
     num_tokens: Tensor | None = None,
     *,
     groups: ModelGroups,
-    pg_collection: Any = None,
+    pg_collection: Any = None,  # noqa: ARG001 - Megatron passes its own
     force_all_reduce: bool = False,
 ) -> None:
     finalize_model_grads(models, num_tokens, pg_collection=groups.pg, force_all_reduce=force_all_reduce)

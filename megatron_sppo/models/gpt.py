@@ -65,7 +65,7 @@ def transformer_config(hf: HFModelConfig, config: ModelConfig) -> TransformerCon
         perform_initialization=False,  # every parameter is read from a checkpoint or set by the value head
         calculate_per_token_loss=True,  # losses are a sum and a weight
         variable_seq_lengths=True,  # packed rows differ in length; pipeline stages exchange shapes
-        moe_token_dispatcher_type="alltoall",  # asked for by variable_seq_lengths, unused in dense models
+        moe_token_dispatcher_type="alltoall",  # noqa: S106 - asked for by variable_seq_lengths, unused here
         apply_rope_fusion=False,
         bias_activation_fusion=False,
         bias_dropout_fusion=False,
@@ -90,7 +90,7 @@ def layer_spec(config: TransformerConfig, pp_rank: int) -> ModuleSpec | Transfor
 
 
 def _mark_tensor_parallel(model: GPTModel) -> None:
-    """Without initialisation Megatron leaves some shards unmarked, and gradient norms would count them once instead of per shard."""
+    """Without initialisation Megatron leaves some shards unmarked, and gradient norms would count one shard for all."""
     dims = {VocabParallelEmbedding: 0, ColumnParallelLinear: 0, RowParallelLinear: 1}
     for module in model.modules():
         dim = next((dim for kind, dim in dims.items() if isinstance(module, kind)), None)
@@ -102,7 +102,8 @@ def _mark_tensor_parallel(model: GPTModel) -> None:
 def build_gpt(hf: HFModelConfig, config: ModelConfig, groups: ModelGroups, head: Head, prior: float = 0.5) -> GPTModel:
     """This rank's part of the model, on its device, with parameters not yet filled (the value head excepted).
 
-    Collective over the model's ranks. ``head="lm"`` ends in an :class:`LMHead` (hidden states out), ``"value"`` in a :class:`ValueHead`.
+    Collective over the model's ranks. ``head="lm"`` ends in an :class:`LMHead` (hidden states out),
+    ``"value"`` in a :class:`ValueHead`.
     """
     with groups.active():
         mcore = transformer_config(hf, config)

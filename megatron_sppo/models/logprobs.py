@@ -1,8 +1,8 @@
 """Log-probs and entropy straight from hidden states: vocab-parallel and chunked over tokens.
 
-The fp32 logits of a micro-batch never exist: at most ``chunk`` tokens x vocab/TP columns are alive at once, in the
-forward and again (recomputed) in the backward. Padding rows of the vocabulary are cut off, so probabilities are over the
-real vocabulary exactly.
+The fp32 logits of a micro-batch never exist: at most two buffers of ``chunk`` tokens x vocab/TP columns (logits and
+probabilities) are alive at once, in the forward and again (recomputed) in the backward. Padding rows of the vocabulary
+are cut off, so probabilities are over the real vocabulary exactly.
 
 With logits x = W h / temperature, log Z = logsumexp(x) and p = exp(x - log Z):
     logprob(y) = x_y - log Z                       d logprob / dx = onehot(y) - p
@@ -22,7 +22,14 @@ from torch import Tensor
 class _ChunkedLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, temperature: float, chunk: int, first: int, group: dist.ProcessGroup
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        temperature: float,
+        chunk: int,
+        first: int,
+        group: dist.ProcessGroup,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         num_tokens, num_rows = hidden.shape[0], weight.shape[0]
@@ -96,14 +103,16 @@ class LMHead(ColumnParallelLinear):
     real_vocab_size: int
     _tied_weight: tuple[Tensor | None] = (None,)  # in a tuple, or nn.Module would register it as a second parameter
 
-    def forward(self, input_: Tensor, weight: Tensor | None = None, runtime_gather_output: bool | None = None) -> tuple[Tensor, None]:
+    def forward(
+        self, input_: Tensor, weight: Tensor | None = None, runtime_gather_output: bool | None = None
+    ) -> tuple[Tensor, None]:
         self._tied_weight = (weight,)
         if self.sequence_parallel:
             input_ = gather_from_sequence_parallel_region(input_, tensor_parallel_output_grad=False, group=self.tp_group)
         return input_, None
 
     def logprobs(self, hidden_R: Tensor, labels_R: Tensor, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
-        """Log-prob of each label and entropy of each distribution: hidden [R, h], labels [R] -> ([R], [R]) fp32 on every TP rank."""
+        """Log-prob of each label and entropy of each distribution: hidden [R, h], labels [R] -> ([R], [R]), on every TP rank."""
         (tied,) = self._tied_weight
         weight = self.weight if tied is None else tied
         first = self.tp_group.rank() * weight.shape[0]

@@ -1,8 +1,8 @@
 """Packed micro-batches: which sequences go together, and the row of tokens that they make.
 
 Example: sequences of 5, 3 and 4 tokens under a budget of 8 give the bins [[0, 1], [2]]. The row of bin [0, 1] with a length
-multiple of 4 has T = 8 tokens, ``cu_seqlens`` (0, 5, 8), positions 0..4 0..2; of 6 and 3 tokens T = 12, ``cu_seqlens`` (0, 6, 9, 12):
-the padding is a sequence of its own, attends only to itself and is never read.
+multiple of 4 has T = 8 tokens, ``cu_seqlens`` (0, 5, 8), positions 0..4 0..2; of 6 and 3 tokens T = 12, ``cu_seqlens``
+(0, 6, 9, 12): the padding is a sequence of its own, attends only to itself and is never read.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class PackedSequences:
     row: PackedRow
 
     @property
-    def starts_S(self) -> Tensor:
+    def starts_S(self) -> Tensor:  # noqa: N802
         """[S] first position of each sequence, on the host."""
         return torch.cumsum(self.lengths_S, 0) - self.lengths_S
 

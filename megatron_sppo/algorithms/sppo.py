@@ -10,7 +10,7 @@ from megatron_sppo.algorithms.base import PolicyInputs
 from megatron_sppo.batch import ActorBatch, CriticBatch, Rollouts, SamplingPlan
 from megatron_sppo.config.schema import AlgorithmConfig, RolloutConfig
 from megatron_sppo.losses import LossSum, aggregate, clipped_surrogate, kl_penalty, log_ratio, mismatch_weights, value_bce
-from megatron_sppo.metrics import Max, Mean
+from megatron_sppo.metrics import Max, Mean, Metric
 from megatron_sppo.ragged import Ragged
 
 
@@ -67,7 +67,7 @@ class SPPO:
         with torch.no_grad():
             count = inputs.logprobs_N.numel()
             moved_N = inputs.logprobs_N - inputs.old_logprobs_N
-            metrics = {
+            metrics: dict[str, Metric] = {
                 "actor/loss": Mean(float(total), weight),
                 "actor/clip_fraction_low": Mean(float(terms.clipped_low_N.sum()), count),
                 "actor/clip_fraction_high": Mean(float(terms.clipped_high_N.sum()), count),
@@ -77,4 +77,7 @@ class SPPO:
                 "actor/ratio_max": Max(float(moved_N.max().exp())),
                 "actor/mismatch_weight": Mean(float(weights_N.sum()), count),
             }
+            if self.needs_reference:
+                drift_N = kl_penalty(inputs.logprobs_N, inputs.reference_logprobs_N, "k3")  # of KL(pi || initial policy)
+                metrics["actor/kl_reference"] = Mean(float(drift_N.sum()), count)
         return LossSum(total, weight, metrics)

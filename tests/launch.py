@@ -1,14 +1,15 @@
-"""Run a program under torchrun in its own process group, with a limit after which the whole group is killed."""
+"""Run a program under torchrun, with a limit after which it and all of its ranks are killed."""
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 TAIL_CHARACTERS = 6000
@@ -44,7 +45,7 @@ def run_torchrun(
 
 
 def run_in_group(command: Sequence[str], env: Mapping[str, str] | None = None, timeout: float = 120.0) -> str:
-    """Output of ``command``; its process group does not outlive this call."""
+    """Output of ``command``; none of its processes outlives this call."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **(env or {})}
     process = subprocess.Popen(
@@ -59,19 +60,25 @@ def run_in_group(command: Sequence[str], env: Mapping[str, str] | None = None, t
     try:
         output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        _kill_group(process.pid)
+        kill_tree(process.pid)
         output, _ = process.communicate()
         raise LaunchFailed(f"no end after {timeout:.0f} s: {' '.join(command)}\n{output[-TAIL_CHARACTERS:]}") from None
     finally:
-        _kill_group(process.pid)
+        kill_tree(process.pid)
     if process.returncode != 0:
         raise LaunchFailed(f"exit code {process.returncode}: {' '.join(command)}\n{output[-TAIL_CHARACTERS:]}")
     return output
 
 
-def _kill_group(group: int) -> None:
-    """Ranks are children of torchrun: ending torchrun alone would leave them."""
+def kill_tree(root: int) -> None:
+    """SIGKILL to a process and all below it: torchrun starts each rank in a session of its own, so a process group is not enough."""
     try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
+        process = psutil.Process(root)
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
         return  # all of it has ended
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue

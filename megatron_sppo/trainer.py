@@ -121,9 +121,10 @@ class Trainer:
         return better
 
     def _checkpoint(self, step: int, is_best: bool) -> None:
-        checkpointer, every = self.parts.checkpointer, self.config.checkpoint.every
+        checkpointer, config = self.parts.checkpointer, self.config.checkpoint
         checkpointer.maybe_finalize()
-        if step == self.config.steps or (every and step % every == 0):
+        due = step == self.config.steps or (config.every and step % config.every == 0)
+        if due or (is_best and config.keep_best):
             self.log.phase("checkpoint")
             checkpointer.save(step, self.state_dict(), is_best)
 

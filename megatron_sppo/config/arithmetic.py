@@ -49,6 +49,11 @@ def check(
         if shape is not None:
             _check_shape(name, model, shape)
     _check_rollout(config, world_size, actor_shape)
+    kl = config.algorithm.kl
+    _require(
+        not (kl.coefficient and kl.where == "loss" and kl.estimator == "k1"),
+        "algorithm.kl.estimator=k1 in the loss has a gradient of zero mean and regularises nothing: set it to k2 or k3",
+    )
     _check_positions(config, actor_shape, critic_shape)
     return _warnings(config)
 

@@ -50,7 +50,7 @@ class ModelConfig:
     sequence_parallel: bool = knob(False, "shard norms and residuals over the TP group (needs tp > 1)")
     recompute: Literal["none", "selective", "full"] = knob("none", "activation recomputation")
     micro_batch_tokens: int = knob(16384, "token budget of one packed micro-batch per data-parallel rank; a longer sequence gets its own")
-    logprob_chunk_tokens: int = knob(1024, "tokens whose logits exist at once in fp32 (memory = chunk x vocab/TP x 4 bytes)")
+    logprob_chunk_tokens: int = knob(1024, "tokens whose logits exist at once (memory = 2 x chunk x vocab/TP x 4 bytes)")
     mini_batch_size: int = knob(0, "responses per optimizer step over all ranks; 0 = the whole rollout batch")
     optimizer: OptimizerConfig = section(OptimizerConfig, "AdamW and its schedule")
 
@@ -154,7 +154,7 @@ class ValidationConfig:
 class CheckpointConfig:
     every: int = knob(0, "save every N steps; 0 = only at the end")
     keep_last: int = knob(2, "older checkpoints are deleted, never the newest complete one")
-    keep_best: bool = knob(True, "also keep the checkpoint with the best validation accuracy")
+    keep_best: bool = knob(True, "save whenever the mean validation accuracy is the best so far, and keep that checkpoint")
     asynchronous: bool = knob(True, "write in the background while training goes on")
     resume: Literal["auto", "never", "must"] = knob("auto", "auto = continue from the run folder's latest checkpoint if there is one")
     export_hf: bool = knob(True, "write the policy as an HF folder at the end")

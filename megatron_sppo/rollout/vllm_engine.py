@@ -142,8 +142,11 @@ class VLLMEngine:
         """See the protocol. Written in place by vLLM's own loaders; needs the weights' memory, not the KV cache's."""
         self._wake("weights")
         self._internals.on_model(self.llm, lambda model: cast(Any, model).load_weights(iter(tensors)))
+        self._forget_prefixes()
+
+    def _forget_prefixes(self) -> None:
         if not self.llm.reset_prefix_cache():
-            raise RuntimeError("vLLM still ran requests during a weight update and kept prefixes of the old weights.")
+            raise RuntimeError("vLLM still runs requests and kept its cached prefixes.")
 
     def verify_weights(self, tensors: HFTensors) -> None:
         """See the protocol."""
@@ -186,6 +189,9 @@ class VLLMEngine:
             return []
         bar = _Progress.factory(on_progress) if on_progress else False
         requests = [{"prompt_token_ids": row} for row in token_rows]
+        # A cached prefix was computed in another batch and differs in its last bits: kept, it would make samples depend on what the
+        # engine did before, and a resumed run would not repeat an uninterrupted one. Samples of one prompt still share theirs.
+        self._forget_prefixes()
         with _own_random_state():
             outputs: list[RequestOutput] = self.llm.generate(requests, params, use_tqdm=bar)
         return outputs

@@ -4,7 +4,7 @@
 
     warm_start.jsonl   {"prompt", "response"}   worked examples for `megatron-sppo sft`
     train.jsonl        {"prompt", "answer"}     problems for `megatron-sppo train`
-    validation.jsonl   {"prompt", "answer"}     held-out problems
+    arithmetic.jsonl   {"prompt", "answer"}     held-out problems
     model/             the policy: Qwen2 architecture, random weights, HF format with its tokenizer
     critic/            the critic's backbone: smaller, the same tokenizer
 
@@ -23,6 +23,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+
+from transformers.utils import logging as transformers_logging
 
 from task import Difficulty, Problem, draw_distinct
 
@@ -54,6 +56,9 @@ class ModelShape:
 
 
 WARM_START = Difficulty(operations=(2, 3, 4), two_digit_share=0.0)
+# Half of the examples answer at once. A small model can only guess then, and the warm-started policy does so half of the time;
+# that working it out pays is for SPPO to find, as reasoning models do on their base models' mixed habits.
+DIRECT_SHARE = 0.5
 REINFORCEMENT = Difficulty(operations=(2, 3, 4), two_digit_share=0.0)
 POLICY = ModelShape(hidden=192, layers=4, feed_forward=640)  # 2.0 M parameters
 CRITIC = ModelShape(hidden=128, layers=3, feed_forward=384)  # 0.7 M parameters
@@ -67,13 +72,19 @@ def make_assets(output: Path, seed: int, sizes: Sizes) -> None:
     validation = draw_distinct(rng, REINFORCEMENT, sizes.validation, taken)
     train = draw_distinct(rng, REINFORCEMENT, sizes.train, taken)
     warm_start = draw_distinct(rng, WARM_START, sizes.warm_start, taken)
-    write_rows(output / "warm_start.jsonl", ({"prompt": p.prompt, "response": p.response} for p in warm_start))
-    for name, problems in (("train", train), ("validation", validation)):
+    write_rows(output / "warm_start.jsonl", (worked_example(rng, p) for p in warm_start))
+    for name, problems in (("train", train), ("arithmetic", validation)):
         write_rows(output / f"{name}.jsonl", ({"prompt": p.prompt, "answer": p.answer} for p in problems))
 
     tokenizer = train_tokenizer([text for p in warm_start[:2000] for text in (p.prompt, p.response)])
     for name, shape, offset in (("model", POLICY, 0), ("critic", CRITIC, 1)):
         save_random_model(output / name, shape, tokenizer, seed + offset)
+
+
+def worked_example(rng: random.Random, problem: Problem) -> dict[str, str]:
+    """Step by step, or the answer at once; both are right."""
+    direct = rng.random() < DIRECT_SHARE
+    return {"prompt": problem.prompt, "response": problem.direct_response if direct else problem.response}
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
@@ -129,6 +140,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=1, help="seed of problems and weights")
     arguments = parser.parse_args()
+    transformers_logging.disable_progress_bar()
     make_assets(arguments.output, arguments.seed, Sizes())
     print(f"wrote data, tokenizer, model and critic to {arguments.output}")
 

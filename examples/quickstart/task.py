@@ -6,6 +6,8 @@ r"""The quickstart's task: chains of additions and subtractions, answered step b
               19+5=24
               \boxed{24}
 
+or, without working it out, \boxed{24} alone.
+
 Every running total lies in [0, 29]. Problems differ in difficulty by the number of operations and by
 their digits, so a critic that reads the prompt alone has something to learn.
 """
@@ -39,6 +41,11 @@ class Problem:
     @property
     def answer(self) -> str:
         return str(self.totals()[-1])
+
+    @property
+    def direct_response(self) -> str:
+        """The answer alone: right, but beyond what a small model can compute in one go."""
+        return f"\\boxed{{{self.answer}}}"
 
     @property
     def response(self) -> str:

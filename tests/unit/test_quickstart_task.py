@@ -48,6 +48,7 @@ def test_a_problem_reads_as_documented() -> None:
     problem = task.Problem(operands=(17, 8, 6, 5), signs=(1, -1, 1))
     assert problem.prompt == "Compute 17+8-6+5.\n"
     assert problem.response == "17+8=25\n25-6=19\n19+5=24\n\\boxed{24}"
+    assert problem.direct_response == "\\boxed{24}"
     assert problem.answer == "24"
 
 
@@ -80,8 +81,8 @@ def test_difficulty_sets_the_share_of_two_digit_operands() -> None:
 
 
 def test_files_are_complete_and_disjoint(assets: Path) -> None:
-    prompts = {name: [row["prompt"] for row in rows(assets / f"{name}.jsonl")] for name in ("warm_start", "train", "validation")}
-    assert {name: len(found) for name, found in prompts.items()} == {"warm_start": 600, "train": 200, "validation": 50}
+    prompts = {name: [row["prompt"] for row in rows(assets / f"{name}.jsonl")] for name in ("warm_start", "train", "arithmetic")}
+    assert {name: len(found) for name, found in prompts.items()} == {"warm_start": 600, "train": 200, "arithmetic": 50}
     together = [prompt for found in prompts.values() for prompt in found]
     assert len(set(together)) == len(together)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,13 +10,16 @@ from megatron_sppo.actor import Actor
 from megatron_sppo.algorithms import build_algorithm
 from megatron_sppo.algorithms.base import Algorithm
 from megatron_sppo.checkpoint.checkpointer import Checkpointer
+from megatron_sppo.checkpoint.store import CheckpointStore
 from megatron_sppo.config import arithmetic
+from megatron_sppo.config.run_dir import check_run_dir
 from megatron_sppo.config.schema import Config
 from megatron_sppo.critic import Critic
 from megatron_sppo.data.files import unique_names
 from megatron_sppo.data.prompts import PromptSet, PromptStream, render_prompts
 from megatron_sppo.data.rows import read_rows
 from megatron_sppo.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_sppo.errors import UserError
 from megatron_sppo.evaluation.validation import Benchmark, Validator
 from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.models.hf_config import HFModelConfig, read_hf_config
@@ -46,19 +50,26 @@ class Prepared:
 
 def prepare(config: Config, world_size: int) -> Prepared:
     """Read and check everything but weights. Raises UserError in one sentence."""
-    device = "gpu" if platform.is_gpu() else "cpu"
+    device: arithmetic.Device = "gpu" if platform.is_gpu() else "cpu"
     arithmetic.check(config, world_size, device)  # what needs no file first
+    check_run_dir(config.run_dir)
+    check_checkpoint(config)
     config = with_critic_path(config)
     actor_hf = read_hf_config(config.actor.path, "actor.path")
     critic_hf = read_hf_config(config.critic.path, "critic.path")
     algorithm = build_algorithm(config)
     warnings = arithmetic.check(config, world_size, device, actor_hf, critic_hf, algorithm.sampling(1).num_samples)
     tokenizer = load_tokenizer(config.actor.path, "actor.path")
-    limit = config.rollout.max_prompt_tokens
-    train = render_prompts(read_rows(config.data.train, "data.train"), tokenizer, config.data, limit)
+
+    def usable(paths: Sequence[str], knob: str) -> PromptSet:
+        return render_prompts(read_rows(paths, knob), tokenizer, config.data, config.rollout.max_prompt_tokens)
+
+    held_out = config.data.validation
+    train = usable(config.data.train, "data.train")
+    check_vocabulary(train, critic_hf, config.critic.path)
     benchmarks = tuple(
-        Benchmark(name, render_prompts(read_rows([path], "data.validation"), tokenizer, config.data, limit).head(config.validation.limit).prompts)
-        for name, path in zip(unique_names(config.data.validation, "data.validation"), config.data.validation, strict=True)
+        Benchmark(name, usable([path], "data.validation").head(config.validation.limit).prompts)
+        for name, path in zip(unique_names(held_out, "data.validation"), held_out, strict=True)
     )
     return Prepared(
         config=config,
@@ -72,6 +83,26 @@ def prepare(config: Config, world_size: int) -> Prepared:
         reward=load_reward(config.reward),
         algorithm=algorithm,
     )
+
+
+def check_checkpoint(config: Config) -> None:
+    """UserError where ``checkpoint.resume=must`` has nothing to resume: told here, before minutes go into building models."""
+    store = CheckpointStore(Path(config.run_dir) / "checkpoints", config.checkpoint.keep_last, config.checkpoint.keep_best)
+    if config.checkpoint.resume == "must" and not store.complete():
+        raise UserError(
+            f"checkpoint.resume=must but {store.folder} holds no complete checkpoint: "
+            "point run_dir at the run to continue, or set checkpoint.resume=auto"
+        )
+
+
+def check_vocabulary(prompts: PromptSet, critic_hf: HFModelConfig, path: str) -> None:
+    """UserError where the critic lacks a token that the actor's tokenizer has put into a prompt."""
+    largest = int(prompts.prompts.tokens.values.max())
+    if largest >= critic_hf.vocab_size:
+        raise UserError(
+            f"critic.path={path} has a vocabulary of {critic_hf.vocab_size} but the actor's tokenizer made token {largest}: "
+            "choose a critic with the same tokenizer as actor.path"
+        )
 
 
 def with_critic_path(config: Config) -> Config:

@@ -16,6 +16,7 @@ from megatron_sppo import metrics
 from megatron_sppo.actor import ResponseRows, response_rows
 from megatron_sppo.config import arithmetic
 from megatron_sppo.config.load import dump_yaml
+from megatron_sppo.config.run_dir import check_run_dir
 from megatron_sppo.config.schema import SFTConfig
 from megatron_sppo.data.rows import read_supervised_rows
 from megatron_sppo.data.sft import SFTExamples, SFTStream, tokenize_examples
@@ -84,8 +85,9 @@ class _Prepared:
 
 
 def _prepare(config: SFTConfig, world_size: int, speaks: bool) -> _Prepared:
-    device = "gpu" if platform.is_gpu() else "cpu"
+    device: arithmetic.Device = "gpu" if platform.is_gpu() else "cpu"
     arithmetic.check_sft(config, world_size, device)
+    check_run_dir(config.run_dir)
     hf = read_hf_config(config.model.path, "model.path")
     warnings = arithmetic.check_sft(config, world_size, device, hf)
     tokenizer = load_tokenizer(config.model.path, "model.path")
@@ -136,6 +138,7 @@ def _fit(trainer: SFTTrainer, prepared: _Prepared, config: SFTConfig, log: RunLo
         result = trainer.step(examples)
         num_tokens = int(examples.prompt_tokens.lengths.sum() + examples.response_tokens.lengths.sum())
         result |= {"data/epoch": prepared.stream.epoch, **clock.metrics(num_tokens, platform.peak_device_gib())}
-        if prepared.held_out is not None and (step == config.steps or (config.validate_every and step % config.validate_every == 0)):
+        due = step == config.steps or (config.validate_every and step % config.validate_every == 0)
+        if prepared.held_out is not None and due:
             result["sft/held_out_loss"] = trainer.held_out_loss(prepared.held_out)
         log.train(step, result)

@@ -159,7 +159,7 @@ def _check_layout(name: str, model: ModelConfig, world_size: int, device: Device
     _require(
         world_size % ranks == 0,
         f"{sizes} needs a multiple of {ranks} ranks but there {'is' if world_size == 1 else 'are'} {world_size}: "
-        f"start a multiple of {ranks} ranks or lower {name}.tp, {name}.pp or {name}.cp",
+        f"start a multiple of {ranks} ranks, --nproc {ranks} say, or lower {name}.tp, {name}.pp or {name}.cp",
     )
     _require(
         not model.sequence_parallel or model.tp > 1,
@@ -194,7 +194,7 @@ def _nearest_divisor(whole: int, wanted: int) -> int:
 
 def _check_heads(key: str, tp: int, shape: ModelShape, who: str) -> None:
     heads, kv_heads = shape.num_heads, shape.num_kv_heads
-    fix = f"set {key} to a divisor of both, for example {key}=1"
+    fix = f"set {key} to a divisor of {heads} and {kv_heads}, for example {key}=1"
     _require(heads % tp == 0, f"{key}={tp} does not divide the {heads} attention heads of the {who}: {fix}")
     _require(
         kv_heads % tp == 0 or tp % kv_heads == 0,
@@ -215,7 +215,7 @@ def _check_rollout(config: Config, world_size: int, actor_shape: ModelShape | No
     rollout = config.rollout
     _require(
         world_size % rollout.tp == 0,
-        f"rollout.tp={rollout.tp} does not divide the {world_size} ranks: "
+        f"rollout.tp={rollout.tp} does not divide {_count(world_size, 'rank')}: "
         f"set rollout.tp={_nearest_divisor(world_size, rollout.tp)}",
     )
     if actor_shape is not None:

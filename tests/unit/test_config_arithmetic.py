@@ -40,7 +40,7 @@ def test_the_defaults_run_on_one_to_four_ranks() -> None:
         (("data.train=[]",), 1, "data.train is empty"),
         (("actor.tp=4",), 2, "actor.tp=4 x actor.pp=1 x actor.cp=1 needs a multiple of 4 ranks but there are 2"),
         (("critic.pp=3",), 4, "critic.tp=1 x critic.pp=3"),
-        (("rollout.tp=3",), 4, "rollout.tp=3 does not divide the 4 ranks: set rollout.tp=2"),
+        (("rollout.tp=3",), 4, "rollout.tp=3 does not divide 4 ranks: set rollout.tp=2"),
         (("actor.mini_batch_size=100",), 1, "actor.mini_batch_size=100 does not divide the 256 responses"),
         (("critic.mini_batch_size=300",), 1, "critic.mini_batch_size=300 does not divide"),
         (("actor.mini_batch_size=2",), 4, "leave some of the 4 data-parallel ranks without a response"),

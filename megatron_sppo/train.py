@@ -39,17 +39,25 @@ def main(config: Config) -> None:
     resumed = parts.checkpointer.load_latest()
     first_step = 1 if resumed is None else resumed[0] + 1
     with _run_log(config, run_dir, rank, first_step) as log:
-        log.note(f"built in {time.monotonic() - started:.0f}s; starting at step {first_step}")
+        log.note(f"built in {time.monotonic() - started:.0f}s; {_plan(first_step, config.steps)}")
         trainer = Trainer(parts, log)
         if resumed is not None:
             trainer.load_state_dict(resumed[1])
         _hand_over(parts, log)
         last = trainer.fit(first_step)
         parts.checkpointer.close()
-    _finish(parts, run_dir, last, time.monotonic() - started)
+    _export(parts, run_dir)
+    if rank == 0 and first_step <= config.steps:  # a run that was complete already keeps its summary
+        _summarize(config, run_dir, last, time.monotonic() - started)
     parts.engine.close()
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _plan(first_step: int, steps: int) -> str:
+    if first_step > steps:
+        return f"all {steps} steps are done: raise steps to train on, or set checkpoint.resume=never to start anew"
+    return f"starting at step {first_step}"
 
 
 def _run_log(config: Config, run_dir: Path, rank: int, first_step: int) -> RunLog:
@@ -71,17 +79,20 @@ def _introduce(prepared: Prepared, world_size: int, run_dir: Path) -> None:
 def _hand_over(parts: Parts, log: RunLog) -> None:
     """vLLM gets the policy's weights, proven by checksums; then both must agree on log-probs before anything is trained."""
     parts.sync.push(step=0)
-    prompts = select_prompts(parts.prompts.all(), range(min(GATE_PROMPTS, len(parts.prompts.all()))))
+    every = parts.prompts.all()
+    prompts, max_gap = select_prompts(every, range(min(GATE_PROMPTS, len(every)))), parts.config.rollout.max_logprob_gap
     with parts.engine.awake():
-        difference = parity.gate(parts.actor, parts.engine, prompts, parts.algorithm.sampling(0), parts.config.rollout.max_logprob_gap)
+        difference = parity.gate(parts.actor, parts.engine, prompts, parts.algorithm.sampling(0), max_gap)
     log.note(f"vLLM holds the trainer's weights; log-probs of the same tokens differ by {difference}")
 
 
-def _finish(parts: Parts, run_dir: Path, last: list[Validation], seconds: float) -> None:
+def _export(parts: Parts, run_dir: Path) -> None:
     policy = parts.actor.engine
     if parts.config.checkpoint.export_hf:
         save_hf_folder(policy.model, policy.hf, policy.groups, parts.config.actor.path, run_dir / "hf")
-    if dist.get_rank() == 0:
-        accuracy = {v.benchmark: {f"avg@{v.num_samples}": v.accuracy, "interval": [v.low, v.high]} for v in last}
-        summary = {"steps": parts.config.steps, "seconds": seconds, "validation": accuracy}
-        (run_dir / "train_summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def _summarize(config: Config, run_dir: Path, last: list[Validation], seconds: float) -> None:
+    accuracy = {v.benchmark: {f"avg@{v.num_samples}": v.accuracy, "interval": [v.low, v.high]} for v in last}
+    summary = {"steps": config.steps, "seconds": seconds, "validation": accuracy}
+    (run_dir / "train_summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -71,7 +71,7 @@ def run_in_group(command: Sequence[str], env: Mapping[str, str] | None = None, t
 
 
 def kill_tree(root: int) -> None:
-    """SIGKILL to a process and all below it: torchrun starts each rank in a session of its own, so a process group is not enough."""
+    """SIGKILL to a process and all below it: each rank is in a session of its own, which a signal to torchrun's group misses."""
     try:
         process = psutil.Process(root)
         family = [process, *process.children(recursive=True)]

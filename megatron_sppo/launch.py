@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ def run_ranks(num_ranks: int, command: Sequence[str]) -> int:
     from torch.distributed.run import main as torchrun
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    # Left unset, torchrun gives each rank one thread and five lines of warning.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_ranks)))
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # vLLM's CPU build tells about NUMA binding once per rank
     try:
         torchrun(["--standalone", f"--nproc-per-node={num_ranks}", "-m", "megatron_sppo.cli", *command])
     except ChildFailedError as failure:

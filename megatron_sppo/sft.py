@@ -127,6 +127,8 @@ def main(config: SFTConfig) -> None:
         _fit(SFTTrainer(engine, config), prepared, config, log)
         log.note(f"{config.steps} steps in {time.monotonic() - started:.0f}s")
     save_hf_folder(engine.model, prepared.hf, groups, config.model.path, run_dir / "hf")
+    if rank == 0:
+        print(f"the model is {run_dir / 'hf'} (HF format): `megatron-sppo train` takes it as actor.path", flush=True)
     dist.barrier()
     dist.destroy_process_group()
 

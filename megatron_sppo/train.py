@@ -17,6 +17,7 @@ from megatron_sppo.config.load import dump_yaml
 from megatron_sppo.config.schema import Config
 from megatron_sppo.data.prompts import select_prompts
 from megatron_sppo.evaluation.validation import Validation
+from megatron_sppo.monitor.progress import format_seconds
 from megatron_sppo.monitor.run_log import MainRunLog, RunLog
 from megatron_sppo.parallel import platform
 from megatron_sppo.trainer import Parts, Trainer
@@ -49,6 +50,8 @@ def main(config: Config) -> None:
     _export(parts, run_dir)
     if rank == 0 and first_step <= config.steps:  # a run that was complete already keeps its summary
         _summarize(config, run_dir, last, time.monotonic() - started)
+    if rank == 0:
+        print(_farewell(config, run_dir, time.monotonic() - started), flush=True)
     parts.engine.close()
     dist.barrier()
     dist.destroy_process_group()
@@ -58,6 +61,16 @@ def _plan(first_step: int, steps: int) -> str:
     if first_step > steps:
         return f"all {steps} steps are done: raise steps to train on, or set checkpoint.resume=never to start anew"
     return f"starting at step {first_step}"
+
+
+def _farewell(config: Config, run_dir: Path, seconds: float) -> str:
+    """Where the results are and what to do with them."""
+    policy = (
+        f"the policy is {run_dir / 'hf'} (HF format)"
+        if config.checkpoint.export_hf
+        else "checkpoint.export_hf=false: no HF folder"
+    )
+    return f"done in {format_seconds(seconds)}: {policy}; `megatron-sppo report {run_dir}` draws the run"
 
 
 def _run_log(config: Config, run_dir: Path, rank: int, first_step: int) -> RunLog:

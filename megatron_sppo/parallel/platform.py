@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import socket
+import warnings
 from datetime import timedelta
 from functools import cache
 from typing import Literal
@@ -83,3 +84,6 @@ def quiet_upstream() -> None:
     """Megatron and vLLM warn once per rank about optional packages; keep errors only."""
     for name in ("megatron", "megatron.core", "vllm"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # What Megatron's checkpoints use, torch calls deprecated, at every load and on every rank.
+    for module in (r"torch\.distributed", r"megatron\.core"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)

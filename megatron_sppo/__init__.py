@@ -10,3 +10,4 @@ warnings.filterwarnings("ignore", message=".*(Transformer Engine|Apex|[Mm]ulti.t
 # Upstream's own housekeeping between its pinned versions: nothing that a user could act on.
 warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.distributed.*is deprecated.*")
 warnings.filterwarnings("ignore", message=".*grad attribute of a Tensor that is not a leaf.*", module="megatron")
+warnings.filterwarnings("ignore", message=".*full scope is deprecated.*", module="megatron")

@@ -150,10 +150,12 @@ def _random_prompts(vocab_size: int) -> Prompts:
 def _hf_logprobs(model: str, rollouts: Rollouts, dtype: torch.dtype) -> Ragged:
     """Rank 0 runs HF transformers, one sequence at a time; every rank gets the result."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
     from megatron_sppo.parallel import platform
     from megatron_sppo.parallel.collectives import gather_rows
 
+    transformers_logging.disable_progress_bar()
     responses, rows = rollouts.response_tokens, dict[int, Tensor]()
     if dist.get_rank() == 0:
         reference = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, local_files_only=True).to(platform.device()).eval()

@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
-
 from transformers.utils import logging as transformers_logging
 
 from task import Difficulty, Problem, draw_distinct

@@ -40,11 +40,11 @@ def main() -> None:
     summary = summarize(arguments.run_dir, seconds)
     (arguments.run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     before, after = summary["accuracy_before"], summary["accuracy_after"]
-    print(f"held-out {before['measure']} before {before['mean']:.1%} ({before['low']:.1%} to {before['high']:.1%})")
+    for name, result in (("before", before), ("after", after)):
+        print(f"held-out {result['measure']} {name:6} {result['mean']:.1%} ({result['low']:.1%} to {result['high']:.1%})")
     print(
-        f"held-out {after['measure']} after  {after['mean']:.1%} ({after['low']:.1%} to {after['high']:.1%}), {summary['steps']} steps"
+        f"install {seconds['seconds_install']}s, warm start {seconds['seconds_warm_start']}s, SPPO {seconds['seconds_rl']}s for {summary['steps']} steps"
     )
-    print(f"install {seconds['seconds_install']}s, warm start {seconds['seconds_warm_start']}s, SPPO {seconds['seconds_rl']}s")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def prepare(config: Config, world_size: int) -> Prepared:
     tokenizer = load_tokenizer(config.actor.path, "actor.path")
 
     def usable(paths: Sequence[str], knob: str) -> PromptSet:
-        return render_prompts(read_rows(paths, knob), tokenizer, config.data, config.rollout.max_prompt_tokens)
+        name = f"{knob} ({', '.join(Path(path).name for path in paths)})"
+        return render_prompts(read_rows(paths, knob), tokenizer, config.data, config.rollout.max_prompt_tokens, name)
 
     held_out = config.data.validation
     train = usable(config.data.train, "data.train")

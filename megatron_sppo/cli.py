@@ -130,12 +130,14 @@ def _add_check(commands: Commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from megatron_sppo.config import arithmetic
     from megatron_sppo.config.load import load_config
     from megatron_sppo.config.schema import Config
 
     config = load_config(Config, [arguments.config], arguments.overrides)
     if arguments.nproc is not None:
-        return _launch(arguments.nproc, ["train", str(arguments.config), *arguments.overrides])
+        command = ["train", str(arguments.config), *arguments.overrides]
+        return _launch(arguments.nproc, command, lambda: arithmetic.check(config, arguments.nproc, "gpu"))
     from megatron_sppo.train import main as train
 
     train(config)
@@ -143,12 +145,14 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _sft(arguments: argparse.Namespace) -> int:
+    from megatron_sppo.config import arithmetic
     from megatron_sppo.config.load import load_config
     from megatron_sppo.config.schema import SFTConfig
 
     config = load_config(SFTConfig, [arguments.config], arguments.overrides)
     if arguments.nproc is not None:
-        return _launch(arguments.nproc, ["sft", str(arguments.config), *arguments.overrides])
+        command = ["sft", str(arguments.config), *arguments.overrides]
+        return _launch(arguments.nproc, command, lambda: arithmetic.check_sft(config, arguments.nproc, "gpu"))
     from megatron_sppo.sft import main as sft
 
     sft(config)
@@ -195,14 +199,18 @@ def _yaml(value: object) -> str:
 # --- ranks ------------------------------------------------------------------------------------------------------------
 
 
-def _launch(num_ranks: int, command: Sequence[str]) -> int:
-    """Run ``command`` on ``num_ranks`` local ranks under torchrun; its exit code without torchrun's own stack trace."""
+def _launch(num_ranks: int, command: Sequence[str], check: Callable[[], object] = lambda: None) -> int:
+    """Run ``command`` on ``num_ranks`` local ranks under torchrun; its exit code without torchrun's own stack trace.
+
+    ``check`` raises what the ranks would: here a mistake costs no start-up.
+    """
     if num_ranks < 1:
         raise UserError(f"--nproc {num_ranks} starts nothing: use --nproc 1 or more")
     if "RANK" in os.environ:
         raise UserError(
             f"--nproc {num_ranks} under a launcher would start ranks within rank {os.environ['RANK']}: leave --nproc out"
         )
+    check()
     from megatron_sppo.launch import run_ranks
 
     return run_ranks(num_ranks, command)

@@ -1,4 +1,7 @@
-"""Do HF, Megatron and vLLM agree on the log-probs of the same tokens? The gate at the start of training and ``megatron-sppo check``."""
+"""Do HF, Megatron and vLLM agree on the log-probs of the same tokens?
+
+The gate at the start of training and ``megatron-sppo check``.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +56,9 @@ def gate(actor: Actor, engine: RolloutEngine, prompts: Prompts, plan: SamplingPl
     difference = Difference.of(rollouts.engine_logprobs.values, trainer.values)
     if not difference.mean_abs <= max_gap:  # NaN fails too
         raise ParityError(
-            f"vLLM and Megatron differ by {difference.mean_abs:.3g} per token in log-prob on the same samples, more than "
-            f"rollout.max_logprob_gap={max_gap}; run `megatron-sppo check --model {actor.config.path}` to see which of them HF contradicts."
+            f"vLLM and Megatron differ by {difference.mean_abs:.3g} per token in log-prob on the same samples, more "
+            f"than rollout.max_logprob_gap={max_gap}; run `megatron-sppo check --model {actor.config.path}` to see "
+            "which of them HF contradicts."
         )
     return difference
 
@@ -77,15 +81,15 @@ class Report:
 
     def table(self) -> str:
         verdict = "agree" if self.agrees else "DISAGREE"
-        return "\n".join(
-            (
-                f"{self.model}  {self.dtype}  Megatron TP{self.tp} PP{self.pp}, vLLM TP{self.tp}; log-probs of {self.num_tokens} sampled tokens",
-                f"  HF       - Megatron   {self.hf_megatron}",
-                f"  HF       - vLLM       {self.hf_vllm}",
-                f"  Megatron - vLLM       {self.megatron_vllm}",
-                f"  {verdict}: tolerance on the mean is {self.tolerance:g}",
-            )
+        layouts = f"Megatron TP{self.tp} PP{self.pp}, vLLM TP{self.tp}"
+        lines = (
+            f"{self.model}  {self.dtype}  {layouts}; log-probs of {self.num_tokens} sampled tokens",
+            f"  HF       - Megatron   {self.hf_megatron}",
+            f"  HF       - vLLM       {self.hf_vllm}",
+            f"  Megatron - vLLM       {self.megatron_vllm}",
+            f"  {verdict}: tolerance on the mean is {self.tolerance:g}",
         )
+        return "\n".join(lines)
 
 
 def main(model: str, tp: int, pp: int, dtype: str, as_json: bool) -> int:
@@ -165,4 +169,3 @@ def _hf_logprobs(model: str, rollouts: Rollouts, dtype: torch.dtype) -> Ragged:
                 logits = reference(ids).logits[0, len(prompt) - 1 : -1].float()
             rows[index] = torch.log_softmax(logits, -1).gather(-1, ids[0, len(prompt) :, None])[:, 0]
     return gather_rows(rows, responses.lengths, contribute=bool(rows))
-

@@ -162,4 +162,3 @@ def mismatch_metrics(gap_N: Tensor) -> dict[str, float]:
         "mismatch/logprob_abs_max": float(gap_N.abs().max()),
         "mismatch/kl": float((gap_N.exp() - 1 - gap_N).mean()),
     }
-

@@ -42,9 +42,8 @@ def main() -> None:
     before, after = summary["accuracy_before"], summary["accuracy_after"]
     for name, result in (("before", before), ("after", after)):
         print(f"held-out {result['measure']} {name:6} {result['mean']:.1%} ({result['low']:.1%} to {result['high']:.1%})")
-    print(
-        f"install {seconds['seconds_install']}s, warm start {seconds['seconds_warm_start']}s, SPPO {seconds['seconds_rl']}s for {summary['steps']} steps"
-    )
+    for part, spent in seconds.items():
+        print(f"{part.removeprefix('seconds_').replace('_', ' '):10} {spent}s")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ class SPPO:
     def sampling(self, step: int) -> SamplingPlan:
         """N = 1: the critic replaces the group. The step is part of every response's seed."""
         r = self.rollout
-        return SamplingPlan(1, r.temperature, r.top_p, r.top_k, r.max_response_tokens, r.stop_token_ids, seed=self.seed * 1_000_003 + step)
+        return SamplingPlan(
+            1, r.temperature, r.top_p, r.top_k, r.max_response_tokens, r.stop_token_ids, seed=self.seed * 1_000_003 + step
+        )
 
     def assign_credit(
         self, rollouts: Rollouts, rewards_B: Tensor, values_B: Tensor, old_logprobs: Ragged, reference_logprobs: Ragged
@@ -34,7 +36,9 @@ class SPPO:
         if kl.coefficient and kl.where == "reward":
             outcome_B = advantages.kl_in_reward(rewards_B, old_logprobs, reference_logprobs, kl.coefficient, kl.estimator)
         advantages_B = advantages.sequence_level(outcome_B, values_B)
-        critic = CriticBatch(rollouts.prompt_tokens, rewards_B.clamp(0.0, 1.0), values_B)  # BCE needs a probability; penalties may not be
+        critic = CriticBatch(
+            rollouts.prompt_tokens, rewards_B.clamp(0.0, 1.0), values_B
+        )  # BCE needs a probability; penalties may not be
         actor = ActorBatch(
             prompt_tokens=rollouts.prompt_tokens,
             response_tokens=rollouts.response_tokens,

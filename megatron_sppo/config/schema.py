@@ -49,7 +49,9 @@ class ModelConfig:
     cp: int = knob(1, "context-parallel size")
     sequence_parallel: bool = knob(False, "shard norms and residuals over the TP group (needs tp > 1)")
     recompute: Literal["none", "selective", "full"] = knob("none", "activation recomputation")
-    micro_batch_tokens: int = knob(16384, "token budget of one packed micro-batch per data-parallel rank; a longer sequence gets its own")
+    micro_batch_tokens: int = knob(
+        16384, "token budget of one packed micro-batch per data-parallel rank; a longer sequence gets its own"
+    )
     logprob_chunk_tokens: int = knob(1024, "tokens whose logits exist at once (memory = 2 x chunk x vocab/TP x 4 bytes)")
     mini_batch_size: int = knob(0, "responses per optimizer step over all ranks; 0 = the whole rollout batch")
     optimizer: OptimizerConfig = section(OptimizerConfig, "AdamW and its schedule")
@@ -76,7 +78,9 @@ class CriticConfig(ModelConfig):
 class KLConfig:
     coefficient: float = knob(0.0, "weight of the KL to the initial policy; 0 = none and no reference pass")
     where: Literal["loss", "reward"] = knob("loss", "add the KL to the loss per token, or subtract its sum from the reward")
-    estimator: Literal["k1", "k2", "k3"] = knob("k3", "k1 = -log r, k2 = (log r)^2 / 2, k3 = r - 1 - log r (r = reference/policy)")
+    estimator: Literal["k1", "k2", "k3"] = knob(
+        "k3", "k1 = -log r, k2 = (log r)^2 / 2, k3 = r - 1 - log r (r = reference/policy)"
+    )
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,9 @@ class RolloutConfig:
     enforce_eager: bool = knob(False, "no CUDA graphs and no torch.compile in vLLM (always so on CPU)")
     sleep: bool = knob(True, "free vLLM's GPU memory while training")
     stop_token_ids: tuple[int, ...] = knob((), "stop tokens beside the model's end-of-sequence tokens")
-    verify_weights_every: int = knob(10, "prove by checksums, each Nth step and at start, that vLLM holds the trainer's weights; 0 = only at start")
+    verify_weights_every: int = knob(
+        10, "prove by checksums, each Nth step and at start, that vLLM holds the trainer's weights; 0 = only at start"
+    )
     max_logprob_gap: float = knob(0.5, "start-up gate: mean |log pi_trainer - log pi_engine| above this stops the run")
 
 
@@ -132,7 +138,9 @@ class RewardConfig:
 class DataConfig:
     train: tuple[str, ...] = knob((), "jsonl or parquet files")
     validation: tuple[str, ...] = knob((), "jsonl or parquet files, one benchmark each; may be empty")
-    chat_template: Literal["auto", "none"] = knob("auto", "auto = the tokenizer's HF chat template where it has one; none = plain prompt text")
+    chat_template: Literal["auto", "none"] = knob(
+        "auto", "auto = the tokenizer's HF chat template where it has one; none = plain prompt text"
+    )
     system_prompt: str = knob("", "system message put before each prompt (chat template only)")
     prompt_suffix: str = knob("", "text appended to each user prompt")
     overlong: Literal["filter", "truncate_left"] = knob("filter", "prompts longer than rollout.max_prompt_tokens")
@@ -156,7 +164,9 @@ class CheckpointConfig:
     keep_last: int = knob(2, "older checkpoints are deleted, never the newest complete one")
     keep_best: bool = knob(True, "save whenever the mean validation accuracy is the best so far, and keep that checkpoint")
     asynchronous: bool = knob(True, "write in the background while training goes on")
-    resume: Literal["auto", "never", "must"] = knob("auto", "auto = continue from the run folder's latest checkpoint if there is one")
+    resume: Literal["auto", "never", "must"] = knob(
+        "auto", "auto = continue from the run folder's latest checkpoint if there is one"
+    )
     export_hf: bool = knob(True, "write the policy as an HF folder at the end")
 
 
@@ -190,7 +200,9 @@ class Config:
 class SFTDataConfig:
     train: tuple[str, ...] = knob((), "jsonl or parquet files with `prompt` and `response`")
     validation: tuple[str, ...] = knob((), "held-out files of the same form; may be empty")
-    chat_template: Literal["auto", "none"] = knob("auto", "as data.chat_template of training: the prompt must look the same in RL")
+    chat_template: Literal["auto", "none"] = knob(
+        "auto", "as data.chat_template of training: the prompt must look the same in RL"
+    )
     max_tokens: int = knob(2048, "longest prompt + response; longer rows are dropped and counted")
     shuffle: bool = knob(True, "a new seeded order each epoch")
 

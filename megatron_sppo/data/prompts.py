@@ -59,7 +59,9 @@ def select_prompts(prompts: Prompts, indices: Sequence[int]) -> Prompts:
     )
 
 
-def render_prompts(rows: Sequence[Row], tokenizer: Tokenizer, data_config: DataConfig, max_prompt_tokens: int) -> PromptSet:
+def render_prompts(
+    rows: Sequence[Row], tokenizer: Tokenizer, data_config: DataConfig, max_prompt_tokens: int, name: str = "prompts"
+) -> PromptSet:
     """Rendered and tokenised prompts of at most ``max_prompt_tokens``; raises :class:`UserError` if none is left."""
     texts, tokens = tokenize_prompts(rows, tokenizer, data_config)
     long = {index for index, ids in enumerate(tokens) if len(ids) > max_prompt_tokens}
@@ -83,15 +85,15 @@ def render_prompts(rows: Sequence[Row], tokenizer: Tokenizer, data_config: DataC
         tokens=Ragged.from_rows([tokens[i] for i in kept], torch.int64),
     )
     prompt_set = PromptSet(prompts, num_filtered=len(rows) - len(kept), num_truncated=len(long) if truncate else 0)
-    announce(prompt_set, max_prompt_tokens)
+    announce(prompt_set, max_prompt_tokens, name)
     return prompt_set
 
 
-def announce(prompt_set: PromptSet, max_prompt_tokens: int) -> None:
+def announce(prompt_set: PromptSet, max_prompt_tokens: int, name: str) -> None:
     lengths = prompt_set.prompts.tokens.lengths
     log.info(
-        "prompts: %d kept (mean %.0f tokens, longest %d); of those over %d tokens %d left out, %d cut on the left",
-        *(len(prompt_set), lengths.double().mean().item(), int(lengths.max())),
+        "%s: %d kept (mean %.0f tokens, longest %d); of those over %d tokens %d left out, %d cut on the left",
+        *(name, len(prompt_set), lengths.double().mean().item(), int(lengths.max())),
         *(max_prompt_tokens, prompt_set.num_filtered, prompt_set.num_truncated),
     )
 

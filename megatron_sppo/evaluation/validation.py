@@ -47,7 +47,9 @@ class Validation:
 class Validator:
     """Samples every benchmark with fixed seeds, so that two validations differ by the policy alone."""
 
-    def __init__(self, benchmarks: tuple[Benchmark, ...], reward: Reward, config: ValidationConfig, rollout: RolloutConfig, seed: int) -> None:
+    def __init__(
+        self, benchmarks: tuple[Benchmark, ...], reward: Reward, config: ValidationConfig, rollout: RolloutConfig, seed: int
+    ) -> None:
         self.benchmarks, self.reward, self.config = benchmarks, reward, config
         self.plan = SamplingPlan(
             num_samples=config.samples,

@@ -1,4 +1,7 @@
-"""Everything that a run writes and shows: metric sinks, progress line, samples, calibration rows. Real on rank 0, silent elsewhere."""
+"""Everything that a run writes and shows: metric sinks, progress line, samples, calibration rows.
+
+Real on rank 0, silent elsewhere.
+"""
 
 from __future__ import annotations
 

@@ -66,8 +66,8 @@ class CPUFusedAdam(torch.optim.Optimizer):
 
 def install() -> None:
     """Make Megatron's optimizer factory use :class:`CPUFusedAdam` where neither TE nor apex exists."""
-    import megatron.core.optimizer as optimizer
     import megatron.core.optimizer.distrib_optimizer as distributed
+    from megatron.core import optimizer
 
     if not optimizer.USING_PYTORCH_OPTIMIZER:
         return

@@ -39,7 +39,7 @@ class Layout:
 class ModelGroups:
     layout: Layout
     pg: ProcessGroupCollection
-    _state: dict[str, Any] = field(repr=False)
+    state: dict[str, Any] = field(repr=False)  # Megatron's global parallel state for this layout
 
     @property
     def tp_rank(self) -> int:
@@ -74,7 +74,7 @@ class ModelGroups:
     def active(self) -> Iterator[None]:
         """Megatron's global parallel state is this model's while inside."""
         previous = _snapshot()
-        _restore(self._state)
+        _restore(self.state)
         try:
             yield
         finally:
@@ -113,7 +113,7 @@ def build_groups(layouts: list[Layout], seed: int) -> list[ModelGroups]:
             create_gloo_process_groups=False,
         )
         made[layout] = ModelGroups(layout, ProcessGroupCollection.use_mpu_process_groups(), _snapshot())
-    _restore(made[layouts[0]]._state)
+    _restore(made[layouts[0]].state)
     model_parallel_cuda_manual_seed(seed)
     return [made[layout] for layout in layouts]
 

@@ -12,16 +12,16 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.utils._device
 
 _CPU = torch.device("cpu")
 _FACTORIES = (
-    "empty zeros ones full tensor as_tensor arange empty_like zeros_like ones_like full_like "
-    "rand randn randint empty_strided linspace eye randperm"
-).split()
+    *("empty", "zeros", "ones", "full", "tensor", "as_tensor", "arange", "linspace", "eye", "empty_strided"),
+    *("empty_like", "zeros_like", "ones_like", "full_like", "rand", "randn", "randint", "randperm"),
+)
 
 
 def _is_cuda(device: object) -> bool:
@@ -56,7 +56,7 @@ class _Stream:
     cuda_stream = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-    def __enter__(self) -> _Stream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *args: object) -> bool:
@@ -107,7 +107,7 @@ def _patch_cuda_module() -> None:
     cuda.empty_cache = lambda: None
     cuda.get_rng_state = lambda *args, **kwargs: torch.get_rng_state()
     cuda.set_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
-    cuda.manual_seed = lambda seed: torch.default_generator.manual_seed(seed)
+    cuda.manual_seed = torch.default_generator.manual_seed
     cuda.current_stream = cuda.default_stream = lambda *args, **kwargs: _Stream()
     cuda.stream = lambda stream: contextlib.nullcontext()
     cuda.Stream, cuda.Event = _Stream, _Event

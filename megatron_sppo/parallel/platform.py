@@ -65,9 +65,7 @@ def start_distributed() -> tuple[int, int]:
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if not dist.is_initialized():
         if "RANK" not in os.environ:
-            os.environ.update(
-                RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port())
-            )
+            os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
         if is_gpu():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("nccl" if is_gpu() else "gloo", timeout=_TIMEOUT)
@@ -82,7 +80,7 @@ def host_group() -> dist.ProcessGroup:
 
 def quiet_upstream() -> None:
     """Megatron and vLLM warn once per rank about optional packages; keep errors only."""
-    for name in ("megatron", "megatron.core", "vllm"):
+    for name in ("megatron", "megatron.core", "vllm", "torch._library.triton"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # What Megatron's checkpoints use, torch calls deprecated, at every load and on every rank.
     for module in (r"torch\.distributed", r"megatron\.core"):

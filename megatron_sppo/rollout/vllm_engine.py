@@ -189,8 +189,8 @@ class VLLMEngine:
             return []
         bar = _Progress.factory(on_progress) if on_progress else False
         requests = [{"prompt_token_ids": row} for row in token_rows]
-        # A cached prefix was computed in another batch and differs in its last bits: kept, it would make samples depend on what the
-        # engine did before, and a resumed run would not repeat an uninterrupted one. Samples of one prompt still share theirs.
+        # A cached prefix was computed in another batch and differs in its last bits: kept, it would make samples depend on what
+        # the engine did before, and a resumed run would not repeat an uninterrupted one. Samples of one prompt still share it.
         self._forget_prefixes()
         with _own_random_state():
             outputs: list[RequestOutput] = self.llm.generate(requests, params, use_tqdm=bar)

@@ -97,6 +97,7 @@ def _prepare(config: SFTConfig, world_size: int, speaks: bool) -> _Prepared:
         held_out = tokenize_examples(read_supervised_rows(config.data.validation, "data.validation"), tokenizer, config.data)
     stream = SFTStream(examples, config.batch_size, config.seed, config.data.shuffle)
     if speaks:
+        print(f"device:  {platform.describe()}")
         print(arithmetic.explain_sft(config, world_size))
         for warning in warnings:
             print(f"warning: {warning}", flush=True)

@@ -39,14 +39,13 @@ def main(config: Config) -> None:
     parts = build(prepared)
     resumed = parts.checkpointer.load_latest()
     first_step = 1 if resumed is None else resumed[0] + 1
-    with _run_log(config, run_dir, rank, first_step) as log:
+    with _run_log(config, run_dir, rank, first_step) as log, parts.checkpointer:
         log.note(f"built in {time.monotonic() - started:.0f}s; {_plan(first_step, config.steps)}")
         trainer = Trainer(parts, log)
         if resumed is not None:
             trainer.load_state_dict(resumed[1])
         _hand_over(parts, log)
         last = trainer.fit(first_step)
-        parts.checkpointer.close()
     _export(parts, run_dir)
     if rank == 0 and first_step <= config.steps:  # a run that was complete already keeps its summary
         _summarize(config, run_dir, last, time.monotonic() - started)
@@ -83,6 +82,7 @@ def _introduce(prepared: Prepared, world_size: int, run_dir: Path) -> None:
     """What will happen, in words, before the first second is spent on it."""
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "config.yaml").write_text(dump_yaml(prepared.config), encoding="utf-8")
+    print(f"device:  {platform.describe()}")
     print(arithmetic.explain(prepared.config, world_size, prepared.algorithm.sampling(1).num_samples))
     for warning in prepared.warnings:
         print(f"warning: {warning}")

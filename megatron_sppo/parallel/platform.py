@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib.util
 import logging
 import os
+import signal
 import socket
 import warnings
 from datetime import timedelta
@@ -39,6 +41,18 @@ def has_transformer_engine() -> bool:
     return is_gpu() and importlib.util.find_spec("transformer_engine") is not None
 
 
+def describe() -> str:
+    """What this rank computes with, in words: which layers were chosen is never a secret."""
+    if not is_gpu():
+        return "CPU, gloo; Megatron's local layers with PyTorch attention"
+    layers = (
+        "Transformer Engine layers"
+        if has_transformer_engine()
+        else "Megatron's local layers (Transformer Engine is not installed)"
+    )
+    return f"{torch.cuda.get_device_name()}, NCCL; {layers}"
+
+
 def peak_device_gib() -> float:
     """Peak memory of this rank's device since start in GiB; 0 on CPU."""
     return torch.cuda.max_memory_allocated() / 2**30 if is_gpu() else 0.0
@@ -63,6 +77,8 @@ def start_distributed() -> tuple[int, int]:
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     # Megatron's TP communication overlap and its sequence-parallel schedule assume one hardware queue.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    # `kill -USR1 <pid>` prints where every thread of a rank stands: the first question when a job hangs.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     if not dist.is_initialized():
         if "RANK" not in os.environ:
             os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))

@@ -14,7 +14,7 @@ from megatron_sppo.losses import LossSum
 from megatron_sppo.metrics import Mean, Metric, merge
 from megatron_sppo.models.batching import MiniBatch, epoch_order, plan_mini_batches
 from megatron_sppo.models.engine import MegatronEngine
-from megatron_sppo.models.packing import PackedSequences, concatenate, pack, positions_before
+from megatron_sppo.models.packing import PackedSequences, Reads, RowLayout, concatenate, pack, positions_before
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.collectives import gather_objects, gather_rows
 from megatron_sppo.ragged import Ragged
@@ -26,18 +26,28 @@ class ResponseRows:
 
     packed: PackedSequences
     lengths_S: Tensor  # response lengths, host
-    predictors_R: Tensor  # positions in the row whose hidden states predict the response tokens
-    labels_R: Tensor  # the response tokens
+    predictors: Reads  # the positions whose hidden states predict the response tokens
+    labels_r: Tensor  # the response tokens whose predictors this rank holds
 
 
-def response_rows(prompts: Ragged, responses: Ragged, indices: Sequence[int], multiple: int) -> ResponseRows:
+def response_rows(prompts: Ragged, responses: Ragged, indices: Sequence[int], layout: RowLayout) -> ResponseRows:
     """Pack the sequences at ``indices``."""
     device = platform.device()
     chosen = responses.select(indices)
     sequences = concatenate(prompts.select(indices), chosen)
-    packed = pack(sequences, range(len(indices)), multiple, device)
-    predictors = positions_before(packed, chosen.lengths)
-    return ResponseRows(packed, chosen.lengths, predictors.to(device), chosen.values.to(device))
+    packed = pack(sequences, range(len(indices)), layout, device)
+    predictors = packed.reads(positions_before(packed, chosen.lengths))
+    return ResponseRows(packed, chosen.lengths, predictors, chosen.values.to(device)[predictors.slots_r])
+
+
+def token_scores(
+    engine: MegatronEngine, output: Tensor, rows: ResponseRows, temperature: float, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """(log-probs [R], entropy [R]) of the response tokens from the model's hidden states. Collective over TP and CP."""
+    hidden_r = output[0].index_select(0, rows.predictors.local_r)
+    scores_r = engine.model.output_layer.logprobs(hidden_r, rows.labels_r, temperature, chunk)
+    logprobs_R, entropy_R = rows.predictors.assemble(scores_r, engine.groups.pg.cp)
+    return logprobs_R, entropy_R
 
 
 class Actor:
@@ -57,9 +67,7 @@ class Actor:
 
     def _token_scores(self, output: Tensor, rows: ResponseRows) -> tuple[Tensor, Tensor]:
         """(log-probs [R], entropy [R]) of the response tokens at the sampling temperature."""
-        head = self.engine.model.output_layer
-        hidden_R = output[0].index_select(0, rows.predictors_R)
-        return head.logprobs(hidden_R, rows.labels_R, self.temperature, self.config.logprob_chunk_tokens)
+        return token_scores(self.engine, output, rows, self.temperature, self.config.logprob_chunk_tokens)
 
     def logprobs(self, prompts: Ragged, responses: Ragged) -> Ragged:
         """[B] log-prob of every response token, on every rank. Collective.
@@ -69,7 +77,7 @@ class Actor:
         """
         plan = self._plan(prompts, responses, range(len(responses)))
         bins = [indices for mini in plan for indices in mini.bins[self.engine.groups.dp_rank]]
-        batches = [response_rows(prompts, responses, indices, self.engine.length_multiple) for indices in bins]
+        batches = [response_rows(prompts, responses, indices, self.engine.row_layout) for indices in bins]
         results = self.engine.forward(
             batches, lambda output, batch: self._token_scores(output, batch)[0].split(batch.lengths_S.tolist())
         )
@@ -98,8 +106,8 @@ class Actor:
         self, batch: ActorBatch, mini: MiniBatch, loss: Callable[[PolicyInputs], LossSum]
     ) -> list[dict[str, Metric]]:
         bins = mini.bins[self.engine.groups.dp_rank]
-        multiple = self.engine.length_multiple
-        batches = [_PolicyRows.of(batch, indices, multiple) for indices in bins]
+        layout = self.engine.row_layout
+        batches = [_PolicyRows.of(batch, indices, layout) for indices in bins]
 
         def token_loss(output: Tensor, rows: _PolicyRows) -> LossSum:
             logprobs_N, entropy_N = self._token_scores(output, rows.responses)
@@ -125,10 +133,10 @@ class _PolicyRows:
         return self.responses.packed
 
     @classmethod
-    def of(cls, batch: ActorBatch, indices: Sequence[int], multiple: int) -> _PolicyRows:
+    def of(cls, batch: ActorBatch, indices: Sequence[int], layout: RowLayout) -> _PolicyRows:
         device = platform.device()
         picked = (batch.old_logprobs, batch.engine_logprobs, batch.reference_logprobs, batch.advantages)
-        rows = response_rows(batch.prompt_tokens, batch.response_tokens, indices, multiple)
+        rows = response_rows(batch.prompt_tokens, batch.response_tokens, indices, layout)
         return cls(rows, *(ragged.select(indices).values.to(device) for ragged in picked))
 
     def inputs(self, logprobs_N: Tensor, entropy_N: Tensor) -> PolicyInputs:

@@ -137,7 +137,7 @@ def _train(arguments: argparse.Namespace) -> int:
     config = load_config(Config, [arguments.config], arguments.overrides)
     if arguments.nproc is not None:
         command = ["train", str(arguments.config), *arguments.overrides]
-        return _launch(arguments.nproc, command, lambda: arithmetic.check(config, arguments.nproc, "gpu"))
+        return _launch(arguments.nproc, command, lambda: arithmetic.check(config, arguments.nproc, "cpu"))
     from megatron_sppo.train import main as train
 
     train(config)
@@ -152,7 +152,7 @@ def _sft(arguments: argparse.Namespace) -> int:
     config = load_config(SFTConfig, [arguments.config], arguments.overrides)
     if arguments.nproc is not None:
         command = ["sft", str(arguments.config), *arguments.overrides]
-        return _launch(arguments.nproc, command, lambda: arithmetic.check_sft(config, arguments.nproc, "gpu"))
+        return _launch(arguments.nproc, command, lambda: arithmetic.check_sft(config, arguments.nproc, "cpu"))
     from megatron_sppo.sft import main as sft
 
     sft(config)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_sppo import metrics
-from megatron_sppo.actor import ResponseRows, response_rows
+from megatron_sppo.actor import ResponseRows, response_rows, token_scores
 from megatron_sppo.config import arithmetic
 from megatron_sppo.config.load import dump_yaml
 from megatron_sppo.config.run_dir import check_run_dir
@@ -46,15 +46,13 @@ class SFTTrainer:
         lengths = (examples.prompt_tokens.lengths + examples.response_tokens.lengths).tolist()
         (plan,) = plan_mini_batches(lengths, range(len(lengths)), 0, self.engine.groups.dp, model.micro_batch_tokens)
         return [
-            response_rows(examples.prompt_tokens, examples.response_tokens, indices, self.engine.length_multiple)
+            response_rows(examples.prompt_tokens, examples.response_tokens, indices, self.engine.row_layout)
             for indices in plan.bins[self.engine.groups.dp_rank]
         ]
 
     def _loss(self, output: Tensor, rows: ResponseRows) -> LossSum:
         """Negative log-likelihood of the response tokens as a sum."""
-        hidden_R = output[0].index_select(0, rows.predictors_R)
-        head = self.engine.model.output_layer
-        logprobs_R, _ = head.logprobs(hidden_R, rows.labels_R, 1.0, self.config.model.logprob_chunk_tokens)
+        logprobs_R, _ = token_scores(self.engine, output, rows, 1.0, self.config.model.logprob_chunk_tokens)
         total, count = -logprobs_R.sum(), logprobs_R.numel()
         return LossSum(total, count, {"sft/loss": Mean(float(total.detach()), count)})
 

@@ -165,7 +165,11 @@ def _check_layout(name: str, model: ModelConfig, world_size: int, device: Device
         not model.sequence_parallel or model.tp > 1,
         f"{name}.sequence_parallel=true needs {name}.tp above 1: set {name}.sequence_parallel=false or {name}.tp=2",
     )
-    _require(model.cp == 1 or device == "gpu", f"{name}.cp={model.cp} does not run on a CPU: set {name}.cp=1")
+    _require(
+        model.cp == 1 or model.dtype != "fp32" or device == "cpu",
+        f"{name}.cp={model.cp} with {name}.dtype=fp32 does not run on a GPU, where context-parallel attention is bf16 only: "
+        f"set {name}.dtype=bf16",
+    )
     schedule = model.optimizer
     _require(
         schedule.min_lr <= schedule.lr,

@@ -46,11 +46,12 @@ class ModelConfig:
     dtype: Literal["auto", "fp32", "bf16"] = knob("auto", "parameter dtype; auto = bf16 on GPU, fp32 on CPU")
     tp: int = knob(1, "tensor-parallel size")
     pp: int = knob(1, "pipeline-parallel size")
-    cp: int = knob(1, "context-parallel size")
+    cp: int = knob(1, "context-parallel size: ranks that share the tokens of each sequence")
     sequence_parallel: bool = knob(False, "shard norms and residuals over the TP group (needs tp > 1)")
     recompute: Literal["none", "selective", "full"] = knob("none", "activation recomputation")
     micro_batch_tokens: int = knob(
-        16384, "token budget of one packed micro-batch per data-parallel rank; a longer sequence gets its own"
+        16384,
+        "token budget of one packed micro-batch per data-parallel replica, shared by its cp ranks; longer sequences are alone",
     )
     logprob_chunk_tokens: int = knob(1024, "tokens whose logits exist at once (memory = 2 x chunk x vocab/TP x 4 bytes)")
     mini_batch_size: int = knob(0, "responses per optimizer step over all ranks; 0 = the whole rollout batch")

@@ -25,7 +25,7 @@ from megatron_sppo.metrics import Metric
 from megatron_sppo.models.gpt import Head, build_gpt
 from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.models.optimizer import build_optimizer, build_scheduler, wrap_ddp
-from megatron_sppo.models.packing import PackedSequences
+from megatron_sppo.models.packing import PackedSequences, RowLayout
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.groups import ModelGroups
 
@@ -70,14 +70,15 @@ class MegatronEngine:
         mcore.grad_scale_func = self.optimizer.scale_loss
 
     @property
-    def length_multiple(self) -> int:
-        """Packed rows are padded to this: sequence parallelism cuts them into TP equal parts."""
-        return self.config.tp if self.config.sequence_parallel else 1
+    def row_layout(self) -> RowLayout:
+        """Sequence parallelism cuts a rank's part of a packed row into TP equal parts."""
+        multiple = self.config.tp if self.config.sequence_parallel else 1
+        return RowLayout(multiple, self.config.cp, self.groups.cp_rank)
 
     def forward(self, batches: Sequence[Batch], collect: Callable[[Tensor, Batch], Result]) -> list[Result]:
         """``collect(output, batch)`` of every micro-batch on the last pipeline stage, nothing on the others.
 
-        ``output`` is [1, T, h] hidden states (lm head) or [1, T, 1] logits (value head).
+        ``output`` is [1, T, h] hidden states (lm head) or [1, T, 1] logits (value head) of this rank's part of the row.
         """
         if not batches:  # fewer sequences than data-parallel ranks: this replica has none, and forward needs no other replica
             return []
@@ -90,12 +91,17 @@ class MegatronEngine:
         return results
 
     def update(self, batches: Sequence[Batch], loss: Callable[[Tensor, Batch], LossSum]) -> Update:
-        """One optimizer step on the loss's global sum over the global weight. Every data-parallel rank needs a micro-batch."""
+        """One optimizer step on the loss's global sum over the global weight. Every data-parallel rank needs a micro-batch.
+
+        The ranks of a context-parallel group compute one and the same loss, so that its weight counts on the first of them alone.
+        """
         assert batches, "a mini-batch has at least one sequence per data-parallel rank"
+        counts = self.groups.cp_rank == 0
 
         def as_loss(output: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Metric]]:
             value = loss(output, batch)
-            return value.total, torch.tensor(value.weight, dtype=torch.int, device=output.device), value.metrics
+            weight = torch.tensor(value.weight if counts else 0, dtype=torch.int, device=output.device)
+            return value.total, weight, value.metrics
 
         self.ddp.zero_grad_buffer()
         self.optimizer.zero_grad()

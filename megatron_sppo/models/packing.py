@@ -2,7 +2,9 @@
 
 Example: sequences of 5, 3 and 4 tokens under a budget of 8 give the bins [[0, 1], [2]]. The row of bin [0, 1] with a length
 multiple of 4 has T = 8 tokens, ``cu_seqlens`` (0, 5, 8), positions 0..4 0..2; of 6 and 3 tokens T = 12, ``cu_seqlens``
-(0, 6, 9, 12): the padding is a sequence of its own, attends only to itself and is never read.
+(0, 6, 9, 12): the padding is a sequence of its own, attends only to itself and is never read. Under context parallelism each
+sequence is padded as well and a rank holds some chunks of each: see :mod:`megatron_sppo.models.context_parallel`. The padding
+comes after the sequence's tokens, so that causal attention keeps it from them; it is never read either.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from megatron_sppo.models.attention import PackedRow, attention_groups
-from megatron_sppo.ragged import Ragged
+from megatron_sppo.models.context_parallel import assemble, held_offsets, sequence_multiple
+from megatron_sppo.ragged import Ragged, expand
 
 
 def split_over_ranks(lengths: Sequence[int], num_ranks: int) -> list[list[int]]:
@@ -48,40 +52,87 @@ def fill_bins(lengths: Sequence[int], indices: Sequence[int], budget: int) -> li
 
 
 @dataclass(frozen=True)
+class RowLayout:
+    """How a packed row is laid out over ranks: ``cp`` of them hold a part each, of a ``multiple`` of tokens."""
+
+    multiple: int = 1
+    cp: int = 1
+    cp_rank: int = 0
+
+
+@dataclass(frozen=True)
+class Reads:
+    """The model's output is wanted at R positions of a row; this rank holds r of them (all, without context parallelism)."""
+
+    num_wanted: int  # R
+    slots_r: Tensor  # which of the R
+    local_r: Tensor  # where in this rank's part of the row
+
+    def assemble(self, values_r: tuple[Tensor, ...], cp_group: dist.ProcessGroup) -> tuple[Tensor, ...]:
+        """What each rank read ([r] each) -> all of it ([R] each), on every context-parallel rank. Collective over them."""
+        return assemble(values_r, self.slots_r, self.num_wanted, cp_group)
+
+
+@dataclass(frozen=True)
 class PackedSequences:
-    """One micro-batch as one row. S sequences, T tokens with padding."""
+    """One micro-batch as one row, and this rank's part of it. S sequences, T tokens of this rank with padding."""
 
     indices: tuple[int, ...]  # [S] which rows of the source these are
     tokens_T: Tensor  # int64
     positions_T: Tensor  # int64
-    lengths_S: Tensor  # int64, on the host
+    lengths_S: Tensor  # int64, on the host, without padding
+    starts_S: Tensor  # int64, on the host: first position of each sequence in the whole row
+    local: Tensor  # int64, on the host: where this rank holds each position of the whole row, -1 where another rank does
     row: PackedRow
 
-    @property
-    def starts_S(self) -> Tensor:  # noqa: N802
-        """[S] first position of each sequence, on the host."""
-        return torch.cumsum(self.lengths_S, 0) - self.lengths_S
+    def reads(self, positions_R: Tensor) -> Reads:
+        """How to read the output at positions of the whole row (host)."""
+        local_R = self.local[positions_R]
+        slots_r = (local_R >= 0).nonzero()[:, 0]
+        device = self.tokens_T.device
+        return Reads(positions_R.numel(), slots_r.to(device), local_R[slots_r].to(device))
 
 
-def pack(sequences: Ragged, indices: Sequence[int], multiple: int, device: torch.device) -> PackedSequences:
-    """Lay the rows at ``indices`` end to end, padded to a ``multiple`` of tokens by one trailing sequence of zeros."""
+def pack(sequences: Ragged, indices: Sequence[int], layout: RowLayout, device: torch.device) -> PackedSequences:
+    """Lay the rows at ``indices`` end to end, the row padded by one trailing sequence of zeros, and take this rank's part."""
     picked = sequences.select(indices)
-    lengths = picked.lengths.tolist()
-    padding = -sum(lengths) % multiple
-    all_lengths = [*lengths, padding] if padding else lengths
-    tokens = torch.cat([picked.values, picked.values.new_zeros(padding)])
-    positions = torch.cat([torch.arange(n) for n in all_lengths])
-    cu_seqlens = torch.tensor([0, *all_lengths]).cumsum(0).to(torch.int32).to(device)
-    row = PackedRow(
+    unit = sequence_multiple(layout.cp)
+    lengths = [n + -n % unit for n in picked.lengths.tolist()]
+    # Every padded length is a multiple of the unit, hence the trailing sequence is one too.
+    trailing = -sum(lengths) % (unit * layout.multiple)
+    all_lengths = [*lengths, trailing] if trailing else lengths
+    bounds = torch.tensor([0, *all_lengths]).cumsum(0)
+    starts_S = bounds[: len(lengths)]
+    tokens = picked.values.new_zeros(int(bounds[-1]))
+    tokens[expand(starts_S - picked.starts, picked.lengths) + torch.arange(len(picked.values))] = picked.values
+    offsets = [held_offsets(n, layout.cp, layout.cp_rank) for n in all_lengths]
+    held_T = torch.cat([offset + start for offset, start in zip(offsets, bounds.tolist(), strict=False)])
+    local = torch.full_like(tokens, -1)
+    local[held_T] = torch.arange(len(held_T))
+    row = _packed_row(all_lengths, layout, device)
+    return PackedSequences(
+        tuple(indices), tokens[held_T].to(device), torch.cat(offsets).to(device), picked.lengths, starts_S, local, row
+    )
+
+
+def _packed_row(lengths: list[int], layout: RowLayout, device: torch.device) -> PackedRow:
+    """The whole row's description, the same on all context-parallel ranks but for the attention groups."""
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32).to(device)
+    # Transformer Engine cuts a row by its padded bounds. The bounds themselves are padded too: with the real lengths it would
+    # round them down to what 2 x cp divides (TransformerEngine#1930).
+    padded = cu_seqlens if layout.cp > 1 else None
+    groups = attention_groups(lengths, layout.cp, layout.cp_rank)
+    return PackedRow(
         qkv_format="thd",
         cu_seqlens_q=cu_seqlens,
         cu_seqlens_kv=cu_seqlens,
+        cu_seqlens_q_padded=padded,
+        cu_seqlens_kv_padded=padded,
         # The longest sequence, not the row: rotary embeddings are built for this many positions.
-        max_seqlen_q=max(all_lengths),
-        max_seqlen_kv=max(all_lengths),
-        groups=tuple(tuple(t.to(device) for t in group) for group in attention_groups(all_lengths)),  # type: ignore[misc]
+        max_seqlen_q=max(lengths),
+        max_seqlen_kv=max(lengths),
+        groups=tuple(group.to(device) for group in groups),
     )
-    return PackedSequences(tuple(indices), tokens.to(device), positions.to(device), picked.lengths, row)
 
 
 def concatenate(first: Ragged, second: Ragged) -> Ragged:
@@ -91,7 +142,7 @@ def concatenate(first: Ragged, second: Ragged) -> Ragged:
 
 
 def positions_before(packed: PackedSequences, tail_lengths_S: Tensor) -> Tensor:
-    """[R] positions in the row whose hidden state predicts each token of the sequences' tails (their responses).
+    """[R] positions in the whole row whose hidden state predicts each token of the sequences' tails (their responses).
 
     Example: a sequence at 0 of 5 tokens with a tail of 2: positions 2 and 3 predict tokens 3 and 4.
     """

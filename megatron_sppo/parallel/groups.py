@@ -50,6 +50,10 @@ class ModelGroups:
         return self.pg.pp.rank()
 
     @property
+    def cp_rank(self) -> int:
+        return self.pg.cp.rank()
+
+    @property
     def dp_rank(self) -> int:
         return self.pg.dp.rank()
 
@@ -68,7 +72,7 @@ class ModelGroups:
     @property
     def speaks(self) -> bool:
         """One rank of each data-parallel replica reports its outputs: the last stage's first TP (and CP) rank."""
-        return self.is_last_stage and self.tp_rank == 0 and self.pg.cp.rank() == 0
+        return self.is_last_stage and self.tp_rank == 0 and self.cp_rank == 0
 
     @contextmanager
     def active(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 PROGRAM = Path(__file__).parent / "programs" / "hf_parity.py"
-LAYOUTS = {"tp1": [], "tp2": ["actor.tp=2"], "pp2": ["actor.pp=2"]}
+LAYOUTS = {"tp1": [], "tp2": ["actor.tp=2"], "pp2": ["actor.pp=2"], "cp2": ["actor.cp=2"]}
 KINDS = ["qwen2", "qwen2_tied_odd_vocab", "qwen2_28h4kv", "qwen2_12h2kv", "qwen3_wide_heads", "qwen3_tied"]
 CASES = [f"{kind}, {layout}" for kind in KINDS for layout in LAYOUTS]
 CHUNKED = "qwen2, tp2, chunks of 5 tokens"

@@ -14,6 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 PROGRAM = Path(__file__).parent / "programs" / "step_parity.py"
 
 TP2, PP2 = ["actor.tp=2"], ["actor.pp=2"]
+CP2 = ["actor.cp=2", "critic.cp=2"]
 SP = ["actor.tp=2", "actor.sequence_parallel=true", "critic.tp=2", "critic.sequence_parallel=true"]
 SMALL, LARGE = ["actor.micro_batch_tokens=40"], ["actor.micro_batch_tokens=4096", "critic.micro_batch_tokens=4096"]
 
@@ -34,6 +35,17 @@ LAYOUTS: dict[str, tuple[str, list[str]]] = {
     "tp2, sequence parallel, full recompute": ("qwen2", [*SP, "actor.recompute=full", "critic.recompute=full"]),
     "pp2, selective recompute": ("qwen2", [*PP2, *SMALL, "actor.recompute=selective", "critic.recompute=selective"]),
     "pp2, full recompute": ("qwen2", [*PP2, *SMALL, "actor.recompute=full"]),
+    "cp2": ("qwen2", [*CP2, *SMALL]),
+    "cp2, large micro-batches": ("qwen2", [*CP2, *LARGE]),
+    "cp2, one sequence per row": ("qwen2", [*CP2, "actor.micro_batch_tokens=1", "critic.micro_batch_tokens=1"]),
+    "cp2, selective and full recompute": (
+        "qwen2_tied",
+        [*CP2, *SMALL, "actor.recompute=selective", "critic.recompute=full"],
+    ),
+    "cp2 without the distributed optimizer, critic tp2": (
+        "qwen2_odd_vocab",
+        ["actor.cp=2", "critic.tp=2", *SMALL, "actor.optimizer.distributed=false"],
+    ),
     "tied, tp2": ("qwen2_tied", TP2),
     "tied, pp2": ("qwen2_tied", PP2),
     "tied, dp2": ("qwen2_tied", []),
@@ -42,10 +54,22 @@ LAYOUTS: dict[str, tuple[str, list[str]]] = {
     "28 heads on 4, tp2": ("qwen2_28h4kv", [*TP2, "critic.tp=2"]),
     "12 heads on 2, tp2": ("qwen2_12h2kv", TP2),
     "one KV head, tp2": ("one_kv_head", [*TP2, "critic.tp=2"]),
+    "one KV head, cp2": ("one_kv_head", [*CP2, *SMALL]),
     "qwen3, tp2": ("qwen3", TP2),
+    "qwen3, cp2": ("qwen3", CP2),
     "qwen3, tp2, sequence parallel": ("qwen3", SP),
     "qwen3 wide heads, pp2": ("qwen3_wide_heads", [*PP2, "critic.tp=2"]),
     "qwen3 tied, dp2": ("qwen3_tied", []),
+}
+
+# On 4 ranks.
+PRODUCTS: dict[str, tuple[str, list[str]]] = {
+    "tp2 x pp2, critic tp2 x dp2": ("qwen2", ["actor.tp=2", "actor.pp=2", "critic.tp=2", *SMALL]),
+    "tp2 x dp2, critic pp2 x dp2": ("qwen2", ["actor.tp=2", "critic.pp=2", *SMALL]),
+    "tp2 x cp2": ("qwen3", [*CP2, "actor.tp=2", "critic.tp=2", *SMALL]),
+    "tp2 x cp2, sequence parallel": ("qwen2", [*CP2, *SP, *SMALL]),
+    "tied, pp2 x cp2": ("qwen2_tied", [*CP2, "actor.pp=2", "critic.pp=2", *SMALL]),
+    "one KV head, cp2 x dp2, critic cp4": ("one_kv_head", ["actor.cp=2", "critic.cp=4", *SMALL]),
 }
 
 WIDE = ("28 heads on 4, tp2", "12 heads on 2, tp2")  # sums over more channels, larger logits
@@ -55,6 +79,13 @@ OPTIONS: dict[str, list[str]] = {
     "token ratio, wide upper clip": [*TP2, "algorithm.clip_high=0.5"],
     "sequence ratio": [*TP2, "algorithm.ratio=sequence", "algorithm.clip_low=0.02", "algorithm.clip_high=0.03"],
     "sequence mean of token means": ["algorithm.aggregation=seq-mean-token-mean", "algorithm.dual_clip=1.3"],
+    "sequence ratio, sequence means, entropy, cp2": [
+        *CP2,
+        "algorithm.ratio=sequence",
+        "algorithm.clip_low=0.02",
+        "algorithm.aggregation=seq-mean-token-mean",
+        "algorithm.entropy_coefficient=0.03",
+    ],
     "fixed length, KL in the loss": [
         *PP2,
         "algorithm.aggregation=fixed-length",
@@ -97,17 +128,24 @@ def results(
     def model(kind: str) -> str:
         return str(one_kv_head if kind == "one_kv_head" else tiny_model(kind))
 
-    cases = {name: {"model": model(kind), "overrides": overrides} for name, (kind, overrides) in LAYOUTS.items()}
-    for name, overrides in OPTIONS.items():
-        cases[name] = {"model": model("qwen2"), "overrides": [*overrides, *SMALL], "on_policy": False}
-    file = folder / "cases.json"
-    file.write_text(json.dumps(cases))
-    output = torchrun(PROGRAM, 2, args=[file], timeout=300)
-    lines = [json.loads(line.removeprefix("RESULT ")) for line in output.splitlines() if line.startswith("RESULT ")]
-    return {line["case"]: line for line in lines}
+    def cases_of(layouts: dict[str, tuple[str, list[str]]]) -> dict[str, dict[str, Any]]:
+        return {name: {"model": model(kind), "overrides": overrides} for name, (kind, overrides) in layouts.items()}
+
+    options = {
+        name: {"model": model("qwen2"), "overrides": [*overrides, *SMALL], "on_policy": False}
+        for name, overrides in OPTIONS.items()
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for num_ranks, cases in ((2, cases_of(LAYOUTS) | options), (4, cases_of(PRODUCTS))):
+        file = folder / f"cases_{num_ranks}.json"
+        file.write_text(json.dumps(cases))
+        output = torchrun(PROGRAM, num_ranks, args=[file], timeout=300)
+        lines = [json.loads(line.removeprefix("RESULT ")) for line in output.splitlines() if line.startswith("RESULT ")]
+        found |= {line["case"]: line for line in lines}
+    return found
 
 
-@pytest.mark.parametrize("case", [*LAYOUTS, *OPTIONS])
+@pytest.mark.parametrize("case", [*LAYOUTS, *PRODUCTS, *OPTIONS])
 def test_actor(results: dict[str, dict[str, Any]], case: str) -> None:
     result = results[case]
     assert result["logprob_error"] < (1e-4 if case in WIDE else 1e-5)
@@ -118,12 +156,12 @@ def test_actor(results: dict[str, dict[str, Any]], case: str) -> None:
     assert not result["reference_lost"] and not result["policy_not_restored"]
 
 
-@pytest.mark.parametrize("case", LAYOUTS)
+@pytest.mark.parametrize("case", [*LAYOUTS, *PRODUCTS])
 def test_ratios_of_the_first_mini_batch_are_one_to_the_last_bit(results: dict[str, dict[str, Any]], case: str) -> None:
     assert results[case]["first_log_ratio"] == 0.0
 
 
-@pytest.mark.parametrize("case", LAYOUTS)
+@pytest.mark.parametrize("case", [*LAYOUTS, *PRODUCTS])
 def test_critic(results: dict[str, dict[str, Any]], case: str) -> None:
     result = results[case]
     assert result["prior_error"] < 1e-7

@@ -68,7 +68,7 @@ MISTAKES = {
     "pp and layers": Mistake("actor.pp=4", "actor.pp", "4", "set actor.pp=", 4),
     "rollout.tp and ranks": Mistake("rollout.tp=2", "rollout.tp", "2", "set rollout.tp=1"),
     "rollout.tp and heads": Mistake(f"rollout.tp=8 {WHOLE_BATCH}", "rollout.tp", "8", "rollout.tp=1", 8),
-    "context parallel on CPU": Mistake("actor.cp=2", "actor.cp", "2", "set actor.cp=1", 2),
+    "cp and ranks": Mistake("actor.cp=3", "actor.cp", "3", "--nproc 3 say, or lower actor.tp, actor.pp or actor.cp", 2),
     "sequence parallel alone": Mistake("actor.sequence_parallel=true", "actor.sequence_parallel", "true", "actor.tp=2"),
     "beyond the positions": Mistake("rollout.max_response_tokens=2000", "rollout.max_response_tokens", "2000", "lower one"),
     "nothing to resume": Mistake("checkpoint.resume=must", "checkpoint.resume", "must", "set checkpoint.resume=auto"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from megatron_sppo.config.arithmetic import check, check_sft, explain, explain_sft
+from megatron_sppo.config.arithmetic import Device, check, check_sft, explain, explain_sft
 from megatron_sppo.config.bounds import SFT, TRAINING
 from megatron_sppo.config.load import describe, load_config
 from megatron_sppo.config.schema import Config, SFTConfig
@@ -46,7 +46,6 @@ def test_the_defaults_run_on_one_to_four_ranks() -> None:
         (("actor.mini_batch_size=2",), 4, "leave some of the 4 data-parallel ranks without a response"),
         (("prompts_per_step=2",), 4, "actor.mini_batch_size=0 makes mini-batches of 2"),
         (("actor.sequence_parallel=true",), 1, "actor.sequence_parallel=true needs actor.tp above 1"),
-        (("actor.cp=2",), 2, "actor.cp=2 does not run on a CPU"),
         (("actor.tp=8",), 8, "actor.tp=8 does not divide the 28 attention heads"),
         (("rollout.tp=8",), 8, "rollout.tp=8 does not divide the 28 attention heads"),
         (("critic.tp=7",), 7, "critic.tp=7 neither divides nor is a multiple of the 4 KV heads"),
@@ -72,8 +71,16 @@ def test_refused_in_one_sentence_with_knob_value_and_fix(overrides: tuple[str, .
     assert wanted in message and "\n" not in message and ": " in message
 
 
-def test_context_parallel_is_allowed_on_gpu() -> None:
-    assert check(config("actor.cp=2", "prompts_per_step=4"), 2, "gpu") == []
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_context_parallel_is_allowed(device: Device) -> None:
+    assert check(config("actor.cp=2", "critic.cp=2", "prompts_per_step=4"), 2, device) == []
+
+
+def test_context_parallel_on_a_gpu_is_bf16_only() -> None:
+    fp32 = config("actor.cp=2", "actor.dtype=fp32")
+    with pytest.raises(UserError, match=r"actor.cp=2 with actor.dtype=fp32 does not run on a GPU.*: set actor.dtype=bf16"):
+        check(fp32, 2, "gpu")
+    assert check(fp32, 2, "cpu") == []
 
 
 def test_more_tensor_parallel_ranks_than_kv_heads_where_they_divide() -> None:

@@ -83,11 +83,11 @@ def largest_difference(engine: MegatronEngine, hf: HFModelConfig, want: dict[str
 
 
 def copies_are_equal(model: nn.Module, groups: ModelGroups) -> bool:
-    """Bit for bit: replicated parameters over TP, every parameter over DP."""
+    """Bit for bit: replicated parameters over TP, every parameter over DP and CP."""
     equal = True
     for parameter in model.parameters():
         sharded = getattr(parameter, "tensor_model_parallel", False)
-        for group in [groups.pg.dp] if sharded else [groups.pg.dp, groups.pg.tp]:
+        for group in [groups.pg.dp_cp] if sharded else [groups.pg.dp_cp, groups.pg.tp]:
             others = [torch.empty_like(parameter) for _ in range(group.size())]
             dist.all_gather(others, parameter.detach(), group=group)
             equal = equal and all(torch.equal(parameter, other) for other in others)

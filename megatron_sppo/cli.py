@@ -1,4 +1,4 @@
-"""The console script ``megatron-sppo``: train, sft, check, report, config.
+"""The console script ``megatron-sppo``: train, sft, check, report, data, config.
 
 Nothing heavy is imported before a subcommand runs, so that ``--help`` answers at once. A mistake of the user ends with
 one line on stderr and exit code 2.
@@ -86,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     report = _add(commands, "report", "draw a run: a self-contained report.html and its plots", REPORT_EXAMPLE, _report)
     report.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder with metrics.jsonl")
     report.add_argument("--title", help="heading of the report (default: the folder's name)")
+    _add_data(commands)
     config = _add(commands, "config", "list every key of a config with its type, default and meaning", CONFIG_EXAMPLE, _config)
     config.add_argument("kind", nargs="?", choices=("train", "sft"), default="train", help="whose keys (default: train)")
     return parser
@@ -124,6 +125,15 @@ def _add_check(commands: Commands) -> None:
         "--dtype", choices=("auto", "fp32", "bf16"), default="auto", help="default: auto = bf16 on GPU, fp32 on CPU"
     )
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+
+
+def _add_data(commands: Commands) -> None:
+    from megatron_sppo.data.prepare import command
+
+    data = commands.add_parser("data", help="prepare data sets", description="Prepare data sets.")
+    actions = data.add_subparsers(title="actions", metavar="ACTION", required=True)
+    summary = "public math sets as jsonl of one schema, with counts, checksums and overlaps"
+    command.add_arguments(_add(actions, "prepare", summary, command.EXAMPLE, command.run))
 
 
 # --- handlers ---------------------------------------------------------------------------------------------------------

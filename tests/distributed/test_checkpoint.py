@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).parent / "programs" / "checkpoint_resume.py"
-LAYOUTS = ["tp2 with critic dp2", "pp2 with critic tp2", "dp2 plain with critic pp2"]
+ELSEWHERE = ["tp2 with critic dp2", "pp2 with critic tp2", "cp2 with critic cp2"]
+LAYOUTS = [*ELSEWHERE, "dp2 plain with critic pp2"]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def test_resume_is_the_uninterrupted_run_bit_for_bit(output: str, layout: str) -
     assert f"PASS load {layout}" in output
 
 
-@pytest.mark.parametrize("layout", LAYOUTS[:2])
+@pytest.mark.parametrize("layout", ELSEWHERE)
 def test_another_layout_loads_weights_and_optimizer(output: str, layout: str) -> None:
     assert f"PASS elsewhere {layout}" in output
     assert "random generators are not" in output

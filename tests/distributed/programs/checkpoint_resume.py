@@ -54,11 +54,13 @@ CASES: dict[str, tuple[Layout, Layout, bool, str]] = {
     "tp2 with critic dp2": (Layout(tp=2), Layout(), True, "fp32"),
     "pp2 with critic tp2": (Layout(pp=2), Layout(tp=2), True, "bf16"),
     "dp2 plain with critic pp2": (Layout(), Layout(pp=2), False, "fp32"),
+    "cp2 with critic cp2": (Layout(cp=2), Layout(cp=2), True, "fp32"),
 }
 # Saved by the case, loaded into these layouts. Distributed and plain optimizers cannot read each other's.
 OTHER_LAYOUTS = {
     "tp2 with critic dp2": (Layout(pp=2), Layout(tp=2)),
     "pp2 with critic tp2": (Layout(), Layout(pp=2)),
+    "cp2 with critic cp2": (Layout(pp=2), Layout(tp=2)),
 }
 TRAINER_STATE = {"cursor": {"epoch": 1, "position": 7}, "best": None, "history": [0.25, 1e-30]}
 
@@ -76,8 +78,8 @@ class Run:
     ) -> None:
         groups = build_groups([actor, critic], seed=100 + dist.get_rank())
         shared = {"dtype": dtype, "mini_batch_size": 6, "optimizer": replace(OPTIMIZER, lr=lr, distributed=distributed)}
-        actor_config = ActorConfig(path=models[0], tp=actor.tp, pp=actor.pp, logprob_chunk_tokens=16, **shared)
-        critic_config = CriticConfig(path=models[1], tp=critic.tp, pp=critic.pp, **shared)
+        actor_config = ActorConfig(path=models[0], tp=actor.tp, pp=actor.pp, cp=actor.cp, logprob_chunk_tokens=16, **shared)
+        critic_config = CriticConfig(path=models[1], tp=critic.tp, pp=critic.pp, cp=critic.cp, **shared)
         hf_actor, hf_critic = (read_hf_config(model) for model in models)
         self.engines = {
             "actor": MegatronEngine(hf_actor, actor_config, groups[0], "lm", TOTAL_STEPS),

@@ -1,4 +1,4 @@
-"""The console script ``megatron-sppo``: train, sft, check, report, data, config.
+"""The console script ``megatron-sppo``: train, sft, check, report, data, eval, config.
 
 Nothing heavy is imported before a subcommand runs, so that ``--help`` answers at once. A mistake of the user ends with
 one line on stderr and exit code 2.
@@ -87,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder with metrics.jsonl")
     report.add_argument("--title", help="heading of the report (default: the folder's name)")
     _add_data(commands)
+    _add_eval(commands)
     config = _add(commands, "config", "list every key of a config with its type, default and meaning", CONFIG_EXAMPLE, _config)
     config.add_argument("kind", nargs="?", choices=("train", "sft"), default="train", help="whose keys (default: train)")
     return parser
@@ -136,6 +137,13 @@ def _add_data(commands: Commands) -> None:
     command.add_arguments(_add(actions, "prepare", summary, command.EXAMPLE, command.run))
 
 
+def _add_eval(commands: Commands) -> None:
+    from megatron_sppo.evaluation import arguments
+
+    summary = "measure a model on benchmarks: avg@k, pass@k, maj@k with intervals, and against a baseline"
+    arguments.add_arguments(_add(commands, "eval", summary, arguments.EXAMPLE, _eval))
+
+
 # --- handlers ---------------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +187,19 @@ def _check(arguments: argparse.Namespace) -> int:
     from megatron_sppo.parity import main as compare
 
     return compare(arguments.model, arguments.tp, arguments.pp, arguments.dtype, arguments.json)
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    from megatron_sppo.evaluation.arguments import config_of, words_of
+
+    config = config_of(arguments)
+    from megatron_sppo.evaluation.run import main as evaluate
+    from megatron_sppo.evaluation.run import prepare
+
+    if arguments.nproc is not None:
+        return _launch(arguments.nproc, ["eval", *words_of(config)], lambda: prepare(config, arguments.nproc))
+    evaluate(config)
+    return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -76,6 +76,15 @@ SFT: tuple[Bound, ...] = (
     *at_least(0, "validate_every"),
 )
 
+EVAL: tuple[Bound, ...] = (
+    *at_least(1, "samples", "max_tokens", "tp", "chunk", "max_num_seqs"),
+    *at_least(0, "limit"),
+    Bound("temperature", lambda value: value >= 0, "0 (greedy) or more", "0.6"),
+    Bound("top_p", lambda top_p: 0 < top_p <= 1, "in (0, 1]", "1.0"),
+    Bound("gpu_memory_utilization", lambda share: 0 < share <= 1, "in (0, 1]", "0.9"),
+    Bound("cpu_kv_cache_gib", lambda size: size > 0, "above 0", "1.0"),
+)
+
 
 def check_bounds(config: Any, bounds: Sequence[Bound]) -> None:
     """UserError for the first knob outside its range; a NaN is outside of every range."""

@@ -220,3 +220,31 @@ class SFTConfig:
     model: ModelConfig = section(ModelConfig, "the model in Megatron-core")
     data: SFTDataConfig = section(SFTDataConfig, "examples")
     logging: LoggingConfig = section(LoggingConfig, "metric sinks beside metrics.jsonl and the console")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """One evaluation of one model; each key is an option of `megatron-sppo eval`."""
+
+    model: str = knob(REQUIRED, "HF folder, or a run folder that holds one as hf/")
+    benchmarks: tuple[str, ...] = knob((), "prepared sets (aime24,amc23) or name=path, comma-separated")
+    data: str = knob("data", "folder of the prepared sets")
+    output: str = knob("eval", "folder for samples, scores and tables; an interrupted evaluation goes on from it")
+    samples: int = knob(16, "responses per problem")
+    temperature: float = knob(0.6, "sampling temperature; 0 = greedy")
+    top_p: float = knob(1.0, "nucleus sampling")
+    max_tokens: int = knob(8192, "longest response")
+    seed: int = knob(1, "fixes every response")
+    limit: int = knob(0, "first N problems of each benchmark; 0 = all")
+    graders: tuple[str, ...] = knob((), "reward names or import paths, comma-separated; default: every math grader there is")
+    baseline: str = knob("", "another model, or the output folder of its evaluation, for a paired comparison")
+    overlap: str = knob("", "overlap report of `data prepare`; benchmarks are also scored without the problems it names")
+    chat_template: Literal["auto", "none"] = knob("auto", "as data.chat_template of training")
+    system_prompt: str = knob("", "system message put before each prompt (chat template only)")
+    prompt_suffix: str = knob("", "text appended to each user prompt")
+    tp: int = knob(1, "tensor-parallel size; ranks / tp engines share the problems")
+    dtype: Literal["auto", "fp32", "bf16"] = knob("auto", "auto = bf16 on GPU, fp32 on CPU")
+    chunk: int = knob(128, "problems sampled between two saves")
+    max_num_seqs: int = knob(256, "sequences decoded at once per engine")
+    gpu_memory_utilization: float = knob(0.9, "share of GPU memory given to vLLM")
+    cpu_kv_cache_gib: float = knob(1.0, "KV cache per rank on CPU, GiB")

@@ -1,4 +1,4 @@
-"""Held-out accuracy during training: avg@k with a 95 % interval over problems, and samples that a person can read."""
+"""Held-out accuracy during training, by the estimators of `megatron-sppo eval`, and samples that a person can read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from megatron_sppo.batch import Prompts, Rollouts, SamplingPlan
 from megatron_sppo.config.schema import RolloutConfig, ValidationConfig
-from megatron_sppo.evaluation.estimators import bootstrap_interval, per_problem_mean
+from megatron_sppo.evaluation.answers import extracted
+from megatron_sppo.evaluation.estimators import estimate, pass_at_k, per_problem_mean
 from megatron_sppo.monitor.samples import Sample
 from megatron_sppo.rewards.protocol import Reward
 from megatron_sppo.rewards.spread import grade_rollouts
@@ -28,6 +29,8 @@ class Validation:
     accuracy: float
     low: float  # 95 % interval over problems
     high: float
+    pass_rate: float  # unbiased pass@k with k = num_samples: some sample of the problem is right
+    no_box: float  # share of responses without a boxed answer
     truncated: float
     mean_length: float  # tokens
     samples: tuple[Sample, ...]
@@ -39,6 +42,8 @@ class Validation:
             measure: self.accuracy,
             f"{measure}_low": self.low,
             f"{measure}_high": self.high,
+            f"{at}/pass@{self.num_samples}": self.pass_rate,
+            f"{at}/no_box": self.no_box,
             f"{at}/truncated": self.truncated,
             f"{at}/length_mean": self.mean_length,
         }
@@ -71,8 +76,9 @@ class Validator:
 
     def _result(self, step: int, benchmark: Benchmark, rollouts: Rollouts) -> Validation:
         rewards_B = grade_rollouts(self.reward, rollouts)
-        per_problem_P = per_problem_mean(rewards_B, rollouts.prompt_index_B, len(benchmark.prompts))
-        low, high = bootstrap_interval(per_problem_P)
+        accuracy = estimate(per_problem_mean(rewards_B, rollouts.prompt_index_B, len(benchmark.prompts)))
+        num_samples = self.config.samples
+        correct_P = (rewards_B > 0.5).view(-1, num_samples).sum(1).tolist()  # samples of one prompt are adjacent
         shown = range(0, len(rollouts), max(1, len(rollouts) // max(1, self.config.dump_samples)))
         prompts = rollouts.prompts
         samples = [
@@ -92,10 +98,12 @@ class Validator:
         ]
         return Validation(
             benchmark=benchmark.name,
-            num_samples=self.config.samples,
-            accuracy=float(per_problem_P.mean()),
-            low=low,
-            high=high,
+            num_samples=num_samples,
+            accuracy=accuracy.value,
+            low=accuracy.low,
+            high=accuracy.high,
+            pass_rate=sum(pass_at_k(c, num_samples, num_samples) for c in correct_P) / len(correct_P),
+            no_box=sum(extracted(text) is None for text in rollouts.texts) / len(rollouts),
             truncated=float(rollouts.truncated_B.double().mean()),
             mean_length=float(rollouts.response_tokens.lengths.double().mean()),
             samples=tuple(samples),

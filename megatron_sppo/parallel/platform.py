@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import warnings
 from datetime import timedelta
 from functools import cache
@@ -78,7 +79,8 @@ def start_distributed() -> tuple[int, int]:
     # Megatron's TP communication overlap and its sequence-parallel schedule assume one hardware queue.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     # `kill -USR1 <pid>` prints where every thread of a rank stands: the first question when a job hangs.
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    if sys.__stderr__ is not None:  # the process's own: sys.stderr may be a buffer without a file descriptor
+        faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)
     if not dist.is_initialized():
         if "RANK" not in os.environ:
             os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))

@@ -1,0 +1,352 @@
+r"""Recursive descent over one expression: sums, products, powers, fractions, functions. Brackets are the parser's (``parser.py``).
+
+Products by juxtaposition never take a number on the right (``x2`` and ``\frac12 3`` are outside the grammar), so that an
+answer with something appended is not read as itself.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from megatron_sppo.rewards.math import ast
+from megatron_sppo.rewards.math.ast import Node, call, invert, negate, number
+from megatron_sppo.rewards.math.bounds import MAX_DEPTH, Unreadable
+from megatron_sppo.rewards.math.numbers import decimal, repeating
+from megatron_sppo.rewards.math.tokenizer import Reading, Token
+from megatron_sppo.rewards.math.vocabulary import FUNCTIONS
+
+ACCENTS = frozenset({"overline", "dot", "ddot", "hat", "vec", "tilde", "underline"})
+FUNCTION_LETTERS = frozenset("fghFGHPQ")  # `f(x + 1)` is a value of f; `x(x + 1)` is a product
+INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc"}
+OPENINGS = frozenset({"(", "[", "{", "{set", "<(", "frac", "sqrt", "cbrt", "binom", "lfloor", "lceil", "|", "||"}) | ACCENTS
+
+
+class Arithmetic:
+    """Token cursor and the rules below brackets."""
+
+    def __init__(self, tokens: list[Token], reading: Reading) -> None:
+        self.tokens, self.reading = tokens, reading
+        self.position, self.depth, self.bars = 0, 0, 0
+
+    # --- cursor ------------------------------------------------------------------------------------------------------
+
+    @property
+    def token(self) -> Token:
+        return self.tokens[self.position]
+
+    def ahead(self, offset: int) -> Token:
+        return self.tokens[min(self.position + offset, len(self.tokens) - 1)]
+
+    def at(self, *operators: str) -> bool:
+        return self.token.kind == "op" and self.token.text in operators
+
+    def accept(self, *operators: str) -> str | None:
+        if not self.at(*operators):
+            return None
+        self.position += 1
+        return self.tokens[self.position - 1].text
+
+    def expect(self, operator: str) -> None:
+        if self.accept(operator) is None:
+            raise Unreadable(f"expected {operator}, found {self.token.text or 'the end'}")
+
+    def enter(self) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Unreadable("nested too deeply")
+
+    # --- sums and products ---------------------------------------------------------------------------------------------
+
+    def sum(self) -> Node:
+        self.enter()
+        terms = [self.signed_term()]
+        while self.at("+", "-", "+-", "-+"):
+            terms.append(self.signed_term())
+        self.depth -= 1
+        return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
+
+    def signed_term(self) -> Node:
+        sign = self.accept("+", "-", "+-", "-+")
+        if sign is None:
+            return self.product()
+        self.enter()
+        term = self.signed_term()
+        self.depth -= 1
+        if sign in {"+-", "-+"}:
+            return Node("sign", (term,), sign)
+        return negate(term) if sign == "-" else term
+
+    def product(self) -> Node:
+        factors = [self.power()]
+        while True:
+            operator = self.accept("*", "/")
+            if operator is not None:
+                following = self.divisor() if operator == "/" else self.signed_factor()
+                if operator == "/":
+                    factors = [quotient(product_of(factors), following)]
+                else:
+                    factors.append(following)
+            elif self.starts_factor():
+                factors.append(self.power())
+            else:
+                return product_of(factors)
+
+    def signed_factor(self) -> Node:
+        sign = self.accept("-", "+")
+        factor = self.power()
+        return negate(factor) if sign == "-" else factor
+
+    def divisor(self) -> Node:
+        factors = [self.signed_factor()]
+        while self.reading.tight_products and not self.token.spaced and self.starts_factor():
+            factors.append(self.power())
+        return product_of(factors)
+
+    def starts_factor(self) -> bool:
+        token = self.token
+        if token.kind == "op" and token.text == "|":
+            return self.bars == 0
+        return token.kind == "name" or (token.kind == "op" and (token.text in OPENINGS or token.text.startswith("begin ")))
+
+    # --- powers and postfixes --------------------------------------------------------------------------------------------
+
+    def power(self) -> Node:
+        self.enter()
+        base = self.postfixed(self.atom())
+        if self.accept("^"):
+            base = self.postfixed(Node("power", (base, self.exponent())))
+        if self.at("^"):
+            raise Unreadable("two exponents on one base")
+        self.depth -= 1
+        return base
+
+    def postfixed(self, base: Node) -> Node:
+        while True:
+            if self.accept("!"):
+                base = call("factorial", base)
+            elif self.accept("degrees"):
+                base = Node("degrees", (base,))
+            else:
+                return base
+
+    def exponent(self) -> Node:
+        if self.at("{"):
+            return self.group()
+        sign = self.accept("-", "+")
+        node = self.atom()
+        if self.at("^"):
+            self.position += 1
+            node = Node("power", (node, self.exponent()))
+        return negate(node) if sign == "-" else node
+
+    # --- atoms -----------------------------------------------------------------------------------------------------------
+
+    def atom(self) -> Node:
+        token = self.token
+        if token.kind == "number":
+            return self.number()
+        if token.kind == "name":
+            self.position += 1
+            return self.function(token.text) if token.text in FUNCTIONS else self.named(token.text)
+        if token.kind == "op" and token.text in {"frac", "binom"}:
+            self.position += 1
+            over, under = self.argument(), self.argument()
+            return quotient(over, under) if token.text == "frac" else call("binomial", over, under)
+        if token.kind == "op" and token.text in {"sqrt", "cbrt"}:
+            self.position += 1
+            return self.root(token.text)
+        if token.kind == "op" and token.text in ACCENTS:
+            self.position += 1
+            return self.subscripted(f"{token.text}({self.raw_group()})")
+        return self.bracketed()
+
+    def bracketed(self) -> Node:
+        raise NotImplementedError
+
+    def group(self) -> Node:
+        """``{...}`` as grouping."""
+        self.expect("{")
+        node = self.sum()
+        self.expect("}")
+        return node
+
+    def number(self) -> Node:
+        text = self.token.text
+        self.position += 1
+        if "." in text and self.at("overline", "dot"):
+            self.position += 1
+            value = repeating(text, self.raw_group())
+        elif self.at("_"):
+            raise Unreadable("a base on a part of an expression")
+        else:
+            value = decimal(text)
+        if value is None:
+            raise Unreadable("number out of bounds")
+        return number(value + self.mixed_part() if text.isdigit() else value)
+
+    def mixed_part(self) -> Fraction:
+        r"""The fraction of ``1\frac{4}{5}`` or ``1 4/5``, else 0."""
+        before = self.tokens[self.position - 2] if self.position >= 2 else None
+        if before is not None and before.kind == "op" and before.text in {"frac", "sqrt", "^", "_", "*", "/"}:
+            return Fraction(0)
+        start = self.position
+        if self.token.kind == "number" and self.token.spaced and self.ahead(1).text == "/" and self.ahead(2).kind == "number":
+            over, under = self.token.text, self.ahead(2).text
+            self.position += 3
+        elif self.accept("frac"):
+            over, under = self.raw_argument(), self.raw_argument()
+        else:
+            return Fraction(0)
+        if over.isdecimal() and under.isdecimal() and len(over + under) < 100 and int(over) < int(under):
+            return Fraction(int(over), int(under))
+        self.position = start
+        return Fraction(0)
+
+    def argument(self) -> Node:
+        r"""``{...}``, or a single digit or name as in ``\frac12``."""
+        if self.at("{"):
+            return self.group()
+        if self.token.kind == "number":
+            return number(int(self.digit()))
+        if self.token.kind == "name" or self.at("frac", "sqrt", "(", "|"):
+            return self.atom()
+        raise Unreadable("missing argument")
+
+    def digit(self) -> str:
+        """Take one digit off a number token."""
+        token = self.token
+        if not token.text.isdecimal():
+            raise Unreadable("missing argument")
+        rest = token.text[1:]
+        if rest:
+            self.tokens[self.position] = Token("number", rest, spaced=False)
+        else:
+            self.position += 1
+        return token.text[0]
+
+    def raw_argument(self) -> str:
+        """The digits of an argument; other arguments come back as something that is no number."""
+        if self.token.kind == "number":
+            if len(self.token.text) > 1 and self.ahead(1).text != "{":
+                over = self.token.text
+                return over[0] if len(over) == 1 else "?"
+            self.position += 1
+            return self.tokens[self.position - 1].text
+        if self.at("{") and self.ahead(1).kind == "number" and self.ahead(2).text == "}":
+            self.position += 3
+            return self.tokens[self.position - 2].text
+        return "?"
+
+    def raw_group(self) -> str:
+        """The words of ``{...}`` or of one token, joined: part of a symbol's name."""
+        if not self.accept("{"):
+            self.position += 1
+            return self.tokens[self.position - 1].text
+        words, depth = [], 1
+        while self.token.kind != "end":
+            depth += {"{": 1, "}": -1}.get(self.token.text, 0) if self.token.kind == "op" else 0
+            self.position += 1
+            if depth == 0:
+                return " ".join(words)
+            words.append(self.tokens[self.position - 1].text)
+        raise Unreadable("a group that does not end")
+
+    # --- names -----------------------------------------------------------------------------------------------------------
+
+    def named(self, name: str) -> Node:
+        if name in {"pi", "e", "i", "infinity"} and not self.at("_"):
+            return Node("constant", text=name)
+        return self.subscripted(name)
+
+    def subscripted(self, name: str) -> Node:
+        """A symbol with its subscripts and primes, and its argument where it is a function's name."""
+        while self.at("_") or (self.token.kind == "op" and self.token.text.startswith("'")):
+            if self.accept("_"):
+                name += f"_{self.raw_group().lower()}" if self.at("{") else f"_{self.raw_group()}"
+            else:
+                name += self.token.text
+                self.position += 1
+        if self.at("(") and not self.token.spaced and (name[0] in FUNCTION_LETTERS or self.lone_argument()):
+            return call(f"apply {name}", *self.arguments())
+        return Node("symbol", text=name)
+
+    def lone_argument(self) -> bool:
+        """``u(t)`` and ``I(0)``, unlike ``x(x + 1)``."""
+        return self.ahead(1).kind in {"name", "number"} and self.ahead(2).text == ")"
+
+    def arguments(self) -> tuple[Node, ...]:
+        self.expect("(")
+        items = [self.sum()]
+        while self.accept(","):
+            items.append(self.sum())
+        self.expect(")")
+        return tuple(items)
+
+    def root(self, name: str) -> Node:
+        index = ast.number(3 if name == "cbrt" else 2)
+        if self.accept("["):
+            index = self.sum()
+            self.expect("]")
+        if self.at("{"):
+            return Node("root", (self.group(), index))
+        return Node("root", (self.atom(), index))
+
+    def function(self, name: str) -> Node:
+        base = exponent = None
+        if self.accept("_"):
+            base = self.exponent()
+        if self.accept("^"):
+            exponent = self.exponent()
+        if self.accept("_"):
+            base = self.exponent()
+        if name in INVERSES and exponent == ast.MINUS_ONE:
+            name, exponent = INVERSES[name], None
+        self.enter()
+        arguments = self.function_arguments(name)
+        self.depth -= 1
+        if name in {"sqrt", "cbrt"}:
+            node = Node("root", (*arguments, number(2 if name == "sqrt" else 3)))
+        elif name == "exp":
+            node = Node("power", (Node("constant", text="e"), *arguments))
+        else:
+            node = call(name, *arguments, *([base] if base is not None else []))
+        return node if exponent is None else Node("power", (node, exponent))
+
+    def function_arguments(self, name: str) -> tuple[Node, ...]:
+        """One in brackets, or the product that follows: ``sin 2t``."""
+        if self.at("("):
+            found = self.arguments()
+            if len(found) > 1 and name not in {"gcd", "lcm", "max", "min"}:
+                raise Unreadable("too many arguments")
+            return found
+        if self.at("{"):
+            return (self.group(),)
+        factors = [self.power()]
+        while self.starts_factor() and not (self.token.kind == "name" and self.token.text in FUNCTIONS):
+            factors.append(self.power())
+        return (product_of(factors),)
+
+
+def product_of(factors: list[Node]) -> Node:
+    return factors[0] if len(factors) == 1 else Node("multiply", tuple(factors))
+
+
+def quotient(over: Node, under: Node) -> Node:
+    """``over / under``; ``dy/dx`` is the derivative, one symbol, not y/x."""
+    if over.kind == under.kind == "number" and under.value:
+        return number(over.value / under.value)
+    head, variable = differential(over), differential(under)
+    if variable is not None and variable[1] and (head is not None or over.text in {"d", "partial"}):
+        name, tail = head or (over, ())
+        derivative = call(f"derivative {over.text or ''}", name, *tail, *variable[1])
+        return derivative
+    return Node("multiply", (over, invert(under)))
+
+
+def differential(node: Node) -> tuple[Node, tuple[Node, ...]] | None:
+    """``d x`` or ``d^2 x`` as (its d, the rest)."""
+    if node.kind != "multiply":
+        return None
+    head, *rest = node.args
+    d = head.args[0] if head.kind == "power" else head
+    return (head, tuple(rest)) if d.kind == "symbol" and d.text in {"d", "partial"} else None

@@ -150,8 +150,8 @@ def rollouts(ids: tuple[str, ...], texts: tuple[str, ...]) -> Rollouts:
 def test_the_store_goes_on_after_the_last_whole_chunk(tmp_path: Path) -> None:
     store = SampleStore(tmp_path / "s", 3, 2, {"seed": 1})
     store.check()
-    assert store.missing() == [range(0, 2), range(2, 3)]
-    store.write(rollouts(("a", "b"), ("w\u2028x\n", "", "ü", "\x85")), range(0, 2))
+    assert store.missing() == [range(2), range(2, 3)]
+    store.write(rollouts(("a", "b"), ("w\u2028x\n", "", "ü", "\x85")), range(2))
     (tmp_path / "s" / "00001.jsonl.draft").write_text('{"id": "c", "resp')  # killed while writing
     again = SampleStore(tmp_path / "s", 3, 2, {"seed": 1})
     again.check()
@@ -163,7 +163,7 @@ def test_the_store_goes_on_after_the_last_whole_chunk(tmp_path: Path) -> None:
 
 
 def test_samples_of_other_settings_are_not_taken_over(tmp_path: Path) -> None:
-    SampleStore(tmp_path, 2, 2, {"seed": 1}).write(rollouts(("a", "b"), ("1", "2", "3", "4")), range(0, 2))
+    SampleStore(tmp_path, 2, 2, {"seed": 1}).write(rollouts(("a", "b"), ("1", "2", "3", "4")), range(2))
     with pytest.raises(UserError, match="made with seed=1 and this command has 2"):
         SampleStore(tmp_path, 2, 2, {"seed": 2}).check()
 

@@ -28,7 +28,7 @@ class Problems:
 
 
 def load_problems(benchmarks: Sequence[str], folder: str, overlap: str, limit: int) -> tuple[Problems, ...]:
-    """``benchmarks`` are ``name=path`` or the name of a prepared set in ``folder``; UserError for what cannot be measured."""
+    """``benchmarks`` are ``name=file``, ``name=folder`` or the name of a prepared set in ``folder``; UserError for what cannot be measured."""
     overlaps = read_overlaps(overlap)
     sets = tuple(read_benchmark(entry, folder, overlaps, limit) for entry in benchmarks)
     if not sets:
@@ -47,6 +47,7 @@ def read_benchmark(entry: str, folder: str, overlaps: dict[str, frozenset[int]],
     if not NAME.fullmatch(name):
         raise UserError(f"--benchmarks {entry}: {name!r} is not a name of letters, digits, dots and dashes; write name=path")
     file = Path(path) if equals else Path(folder) / f"{name}.jsonl"
+    file = file / f"{name}.jsonl" if file.is_dir() else file
     if not equals and not file.is_file():
         raise UserError(
             f"--benchmarks {name}: {file} is not there; make it with `megatron-sppo data prepare`, name its folder with "

@@ -66,6 +66,8 @@ def test_problems_with_published_golds_and_overlaps(two_problems: Path, tmp_path
     assert found.overlapping == {1}
     (first,) = load_problems([f"myset={two_problems}"], "data", str(overlap), 1)
     assert len(first.rows) == 1 and first.original_golds == () and first.overlapping == frozenset()
+    for entry, folder in (("x", str(tmp_path)), (f"x={tmp_path}", "data")):
+        assert [row.id for row in load_problems([entry], folder, "", 0)[0].rows] == ["x:0", "x:1"]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,10 @@ class Problems:
 
 
 def load_problems(benchmarks: Sequence[str], folder: str, overlap: str, limit: int) -> tuple[Problems, ...]:
-    """``benchmarks`` are ``name=file``, ``name=folder`` or the name of a prepared set in ``folder``; UserError for what cannot be measured."""
+    """``benchmarks`` are ``name=file``, ``name=folder`` or the name of a prepared set in ``folder``.
+
+    UserError for what cannot be measured.
+    """
     overlaps = read_overlaps(overlap)
     sets = tuple(read_benchmark(entry, folder, overlaps, limit) for entry in benchmarks)
     if not sets:

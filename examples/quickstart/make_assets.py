@@ -55,9 +55,9 @@ class ModelShape:
 
 
 WARM_START = Difficulty(operations=(2, 3, 4), two_digit_share=0.0)
-# Half of the examples answer at once. A small model can only guess then, and the warm-started policy does so half of the time;
-# that working it out pays is for SPPO to find, as reasoning models do on their base models' mixed habits.
-DIRECT_SHARE = 0.5
+# Most examples answer at once. A small model can only guess then, and the warm-started policy does so as often; that working it
+# out pays is for SPPO to find, as reasoning models do on their base models' mixed habits.
+DIRECT_SHARE = 0.6
 REINFORCEMENT = Difficulty(operations=(2, 3, 4), two_digit_share=0.0)
 POLICY = ModelShape(hidden=192, layers=4, feed_forward=640)  # 2.0 M parameters
 CRITIC = ModelShape(hidden=128, layers=3, feed_forward=384)  # 0.7 M parameters

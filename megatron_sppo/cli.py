@@ -1,4 +1,4 @@
-"""The console script ``megatron-sppo``: train, sft, check, report, data, eval, config.
+"""The console script ``megatron-sppo``: train, sft, check, report, data, eval, grade, config.
 
 Nothing heavy is imported before a subcommand runs, so that ``--help`` answers at once. A mistake of the user ends with
 one line on stderr and exit code 2.
@@ -46,6 +46,12 @@ example:
 
 Works on a run that is still going, too."""
 
+GRADE_EXAMPLE = """\
+example:
+  megatron-sppo grade --input responses.jsonl --output graded.jsonl --workers 4
+
+Every row comes out, in order; one that cannot be graded has reward null and says why."""
+
 CONFIG_EXAMPLE = """\
 example:
   megatron-sppo config train | grep clip"""
@@ -88,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--title", help="heading of the report (default: the folder's name)")
     _add_data(commands)
     _add_eval(commands)
+    _add_grade(commands)
     config = _add(commands, "config", "list every key of a config with its type, default and meaning", CONFIG_EXAMPLE, _config)
     config.add_argument("kind", nargs="?", choices=("train", "sft"), default="train", help="whose keys (default: train)")
     return parser
@@ -142,6 +149,16 @@ def _add_eval(commands: Commands) -> None:
 
     summary = "measure a model on benchmarks: avg@k, pass@k, maj@k with intervals, and against a baseline"
     arguments.add_arguments(_add(commands, "eval", summary, arguments.EXAMPLE, _eval))
+
+
+def _add_grade(commands: Commands) -> None:
+    parser = _add(commands, "grade", "grade math answers in a file of JSON lines", GRADE_EXAMPLE, _grade)
+    parser.add_argument("--input", metavar="FILE", type=Path, required=True, help="JSON lines with `response` and `gold`")
+    parser.add_argument("--output", metavar="FILE", type=Path, required=True, help="the same rows with reward, answer, reason")
+    parser.add_argument(
+        "--grader", choices=("strict", "reasoning360"), default="strict", help="reasoning360 is the paper's, faults included"
+    )
+    parser.add_argument("--workers", metavar="N", type=int, default=2, help="processes for symbolic equality (default: 2)")
 
 
 # --- handlers ---------------------------------------------------------------------------------------------------------
@@ -206,6 +223,13 @@ def _report(arguments: argparse.Namespace) -> int:
     from megatron_sppo.analysis.report import write_report
 
     print(write_report(arguments.run_dir, arguments.title or arguments.run_dir.resolve().name))
+    return 0
+
+
+def _grade(arguments: argparse.Namespace) -> int:
+    from megatron_sppo.rewards.math.grade_file import grade_file
+
+    grade_file(arguments.input, arguments.output, arguments.grader, arguments.workers)
     return 0
 
 

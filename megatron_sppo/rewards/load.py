@@ -12,9 +12,15 @@ from typing import Any
 from megatron_sppo.config.schema import RewardConfig
 from megatron_sppo.errors import UserError
 from megatron_sppo.rewards.boxed import BoxedExact, BoxedNumeric
+from megatron_sppo.rewards.math.reward import MathReward, Reasoning360Reward
 from megatron_sppo.rewards.protocol import Reward, Sample
 
-REWARDS: dict[str, type[Reward]] = {"boxed_exact": BoxedExact, "boxed_numeric": BoxedNumeric}
+REWARDS: dict[str, type[Reward]] = {
+    "math": MathReward,
+    "math_reasoning360": Reasoning360Reward,
+    "boxed_exact": BoxedExact,
+    "boxed_numeric": BoxedNumeric,
+}
 
 
 @dataclass(frozen=True)

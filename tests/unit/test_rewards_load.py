@@ -41,6 +41,8 @@ def samples() -> list[Sample]:
 def test_registered_names() -> None:
     assert load_reward(RewardConfig(name="boxed_exact"))(samples()) == [1.0, 0.0]
     assert load_reward(RewardConfig(name="boxed_numeric"))(samples()) == [1.0, 1.0]
+    assert load_reward(RewardConfig(name="math"))(samples()) == [1.0, 1.0]
+    assert load_reward(RewardConfig(name="math_reasoning360"))(samples()) == [1.0, 1.0]
 
 
 def test_the_overlong_penalty_hits_truncated_responses_alone() -> None:
@@ -57,7 +59,7 @@ def test_functions_and_classes_by_import_path(module: str) -> None:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("boxed_exakt", "neither boxed_exact nor boxed_numeric nor an import path"),
+        ("boxed_exakt", "nor boxed_exact nor boxed_numeric nor an import path"),
         ("no_such_module_here:f", "cannot be imported .*no_such_module_here.*PYTHONPATH"),
         ("my_rewards_for_tests:absent", "has no `absent`"),
         ("my_rewards_for_tests:number", "is a int and cannot be called"),

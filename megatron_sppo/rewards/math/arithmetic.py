@@ -63,7 +63,7 @@ class Arithmetic:
         while self.at("+", "-", "+-", "-+"):
             terms.append(self.signed_term())
         self.depth -= 1
-        return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
+        return terms[0] if len(terms) == 1 else Node("add", tuple(grouped(term) for term in terms))
 
     def signed_term(self) -> Node:
         sign = self.accept("+", "-", "+-", "-+")
@@ -114,7 +114,7 @@ class Arithmetic:
         self.enter()
         base = self.postfixed(self.atom())
         if self.accept("^"):
-            base = self.postfixed(Node("power", (base, self.exponent())))
+            base = self.postfixed(Node("power", (grouped(base), self.exponent())))
         if self.at("^"):
             raise Unreadable("two exponents on one base")
         self.depth -= 1
@@ -189,7 +189,7 @@ class Arithmetic:
         before = self.tokens[self.position - 2] if self.position >= 2 else None
         if before is not None and before.kind == "op" and before.text in {"frac", "sqrt", "^", "_", "*", "/"}:
             return Fraction(0)
-        start = self.position
+        start, tokens = self.position, list(self.tokens)
         if self.token.kind == "number" and self.token.spaced and self.ahead(1).text == "/" and self.ahead(2).kind == "number":
             over, under = self.token.text, self.ahead(2).text
             self.position += 3
@@ -197,9 +197,11 @@ class Arithmetic:
             over, under = self.raw_argument(), self.raw_argument()
         else:
             return Fraction(0)
-        if over.isdecimal() and under.isdecimal() and len(over + under) < 100 and int(over) < int(under):
+        if over.isdecimal() and under.isdecimal() and len(over + under) < 100:
+            if int(over) >= int(under):
+                raise Unreadable("a whole number beside an improper fraction: a sum or a product")
             return Fraction(int(over), int(under))
-        self.position = start
+        self.position, self.tokens = start, tokens
         return Fraction(0)
 
     def argument(self) -> Node:
@@ -226,12 +228,8 @@ class Arithmetic:
 
     def raw_argument(self) -> str:
         """The digits of an argument; other arguments come back as something that is no number."""
-        if self.token.kind == "number":
-            if len(self.token.text) > 1 and self.ahead(1).text != "{":
-                over = self.token.text
-                return over[0] if len(over) == 1 else "?"
-            self.position += 1
-            return self.tokens[self.position - 1].text
+        if self.token.kind == "number" and self.token.text.isdecimal():
+            return self.digit()
         if self.at("{") and self.ahead(1).kind == "number" and self.ahead(2).text == "}":
             self.position += 3
             return self.tokens[self.position - 2].text
@@ -328,11 +326,17 @@ class Arithmetic:
 
 
 def product_of(factors: list[Node]) -> Node:
-    return factors[0] if len(factors) == 1 else Node("multiply", tuple(factors))
+    return factors[0] if len(factors) == 1 else Node("multiply", tuple(grouped(factor) for factor in factors))
+
+
+def grouped(node: Node) -> Node:
+    """``[a]`` within an expression is a group; alone it is a list of one."""
+    return node.args[0] if node.kind == "sequence" and node.text == "[]" and len(node.args) == 1 else node
 
 
 def quotient(over: Node, under: Node) -> Node:
     """``over / under``; ``dy/dx`` is the derivative, one symbol, not y/x."""
+    over, under = grouped(over), grouped(under)
     if over.kind == under.kind == "number" and under.value:
         return number(over.value / under.value)
     head, variable = differential(over), differential(under)

@@ -107,7 +107,9 @@ class Canonical:
         outside = self.rational_power(content, exponent)
         whole = math.floor(exponent)
         part = generator(f"f:root({rest.key()})^{exponent - whole}")
-        return exact.multiply(exact.multiply(outside, exact.integer_power(rest, whole, self.budget), self.budget), part, self.budget)
+        return exact.multiply(
+            exact.multiply(outside, exact.integer_power(rest, whole, self.budget), self.budget), part, self.budget
+        )
 
     def rational_power(self, value: Fraction, exponent: Fraction) -> Value:
         if max(value.numerator.bit_length(), value.denominator.bit_length()) * abs(exponent) > MAX_BITS:
@@ -128,7 +130,9 @@ class Canonical:
         return result
 
     def generator_power(self, name: str, power: Fraction, exponent: Fraction) -> Value:
-        if name == "c:i" or (power.denominator == 1 and power.numerator % 2 == 0 and name[0] in "sf" and exponent.denominator % 2 == 0):
+        if name == "c:i" or (
+            power.denominator == 1 and power.numerator % 2 == 0 and name[0] in "sf" and exponent.denominator % 2 == 0
+        ):
             return generator(f"f:root({name}^{power})^{exponent}")  # the root of x^2 is |x|, left to the worker
         result = power * exponent
         if name.startswith("p:"):
@@ -155,7 +159,11 @@ class Canonical:
                 for number, sign in ((rational.numerator, 1), (rational.denominator, -1))
                 for prime, count in exact.factors(number)
             ]
-        if list(base.under) == [()] and len(base.over) == 1 and base.over == generator(name := next(iter(base.generators()), "")).over:
+        if (
+            list(base.under) == [()]
+            and len(base.over) == 1
+            and base.over == generator(name := next(iter(base.generators()), "")).over
+        ):
             return [(name, Fraction(1))]
         return [(f"f:{base.key()}", Fraction(1))]
 

@@ -27,9 +27,7 @@ SIGNS = {
     "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u3000": " ", "µ": r"\mu ",
 }  # fmt: skip
 INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad\ufe00-\ufe0f]")
-RUN = re.compile(
-    "(?P<super>[" + "".join(SUPERSCRIPTS) + "]+)|(?P<sub>[" + "".join(SUBSCRIPTS) + "]+)|(?P<other>[^\x00-\x7f])"
-)
+RUN = re.compile("(?P<super>[" + "".join(SUPERSCRIPTS) + "]+)|(?P<sub>[" + "".join(SUBSCRIPTS) + "]+)|(?P<other>[^\x00-\x7f])")
 
 
 def to_latex(text: str) -> str:

@@ -10,9 +10,7 @@ from megatron_sppo.rewards.math.bounds import MAX_CHARACTERS, MAX_DIGITS, MAX_EX
 INTEGER = re.compile(r"[+-]?[0-9]{1,300}")
 DECIMAL = re.compile(r"(?P<whole>[0-9]*)(?:\.(?P<decimals>[0-9]*))?(?:[eE](?P<exponent>[+-]?[0-9]{1,5}))?")
 SIGNED = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
-LATEX_FRACTION = re.compile(
-    r"(?P<sign>[+-]?)\\[dt]?frac\{(?P<over>-?[0-9]{1,300})\}\{(?P<under>[0-9]{1,300})\}"
-)
+LATEX_FRACTION = re.compile(r"(?P<sign>[+-]?)\\[dt]?frac\{(?P<over>-?[0-9]{1,300})\}\{(?P<under>[0-9]{1,300})\}")
 SLASH_FRACTION = re.compile(r"(?P<sign>[+-]?)(?P<over>[0-9]{1,300})/(?P<under>[0-9]{1,300})")
 
 

@@ -9,7 +9,7 @@ from megatron_sppo.rewards.math.ast import Node, call, number
 from megatron_sppo.rewards.math.bounds import MAX_CHARACTERS, MAX_ITEMS, Unreadable
 from megatron_sppo.rewards.math.characters import to_latex
 from megatron_sppo.rewards.math.tokenizer import Reading, tokenize
-from megatron_sppo.rewards.math.units import MULTIPLIERS, lookup, unit_of
+from megatron_sppo.rewards.math.units import MULTIPLIERS, unit_of
 
 RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "~", "in")
 CLOSINGS = {"(": (")", "]"), "[": ("]", ")"), "{set": ("set}",), "{": ("}",), "<(": (")>",)}
@@ -35,7 +35,11 @@ def parse(text: str, reading: Reading) -> Node:
     if len(text) > MAX_CHARACTERS:
         raise Unreadable("too long")
     text = text.strip().strip("$").strip()
-    text = text.removesuffix("\\").removesuffix(".").rstrip() if text.endswith((".", "\\")) and not text.endswith("\\right.") else text
+    text = (
+        text.removesuffix("\\").removesuffix(".").rstrip()
+        if text.endswith((".", "\\")) and not text.endswith("\\right.")
+        else text
+    )
     based = BASED.fullmatch(to_latex(text))
     if based is not None and (base := _base(based["base"])) is not None:
         return Node("based", text=f"{based['sign']}{based['digits'].upper().lstrip('0') or '0'}_{base}")

@@ -136,7 +136,7 @@ class _Scan:
             self._add("op", "in")
         elif self._is_unit(text):
             self._add("text", text)
-        elif text in {"U", "u"} and self._after_bracket():
+        elif text == "U" and self._between_brackets():
             self._add("op", "union")
         elif (glued := FUNCTION_AND_LETTER.fullmatch(text)) is not None:
             self._add("name", f"{glued[1] or ''}{glued[2]}")
@@ -158,8 +158,11 @@ class _Scan:
             last.kind in {"number", "text"} or (last.kind == "op" and last.text in {")", "}", "degrees", "%", "/"})
         )
 
-    def _after_bracket(self) -> bool:
-        return bool(self.tokens) and self.tokens[-1].text in {")", "]", "}", "set}"}
+    def _between_brackets(self) -> bool:
+        following = self.text[self.position :].lstrip()
+        return (
+            bool(self.tokens) and self.tokens[-1].text in {")", "]", "set}"} and following.startswith(("(", "[", "\\{", "\\left"))
+        )
 
     # --- commands ----------------------------------------------------------------------------------------------------
 

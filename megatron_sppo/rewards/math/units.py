@@ -32,9 +32,7 @@ NO_UNIT = frozenset(
     "squared cubed factorial divided multiplied choose".split()
 )
 WORD = re.compile(r"[^\W\d_]+|%|\$")
-PIECE = re.compile(
-    r"\s*(?:(?P<word>[^\W\d_]+|%|\$)\.?\s*(?:\^\s*\{?\s*(?P<power>-?[1-9])\s*\}?)?|(?P<by>[/*·-]|\\cdot))\s*"
-)
+PIECE = re.compile(r"\s*(?:(?P<word>[^\W\d_]+|%|\$)\.?\s*(?:\^\s*\{?\s*(?P<power>-?[1-9])\s*\}?)?|(?P<by>[/*·-]|\\cdot))\s*")
 MAX_UNIT_WORDS = 6
 
 

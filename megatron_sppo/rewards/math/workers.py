@@ -79,6 +79,11 @@ class Pool:
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
 
+    def resize(self, size: int) -> None:
+        """Before it is used by several threads."""
+        self.size = max(1, size)
+        self._turns = threading.BoundedSemaphore(self.size)
+
     def equal(self, one: Node, other: Node, seconds: float = SYMBOLIC_SECONDS) -> bool | None:
         """None where no answer came in time. The time limit starts when a worker is free."""
         if os.getpid() != self._owner:
@@ -141,7 +146,7 @@ def shared_pool() -> Pool:
 
 def _forget() -> None:
     """In a forked child: the workers are the parent's, and the lock may have been held."""
-    global _shared, _shared_lock  # noqa: PLW0603
+    global _shared, _shared_lock
     _shared, _shared_lock = None, threading.Lock()
 
 

@@ -176,13 +176,20 @@ class Arithmetic:
         if "." in text and self.at("overline", "dot"):
             self.position += 1
             value = repeating(text, self.raw_group())
-        elif self.at("_"):
-            raise Unreadable("a base on a part of an expression")
+        elif self.accept("_"):
+            return self.based(text)
         else:
             value = decimal(text)
         if value is None:
             raise Unreadable("number out of bounds")
         return number(value + self.mixed_part() if text.isdigit() else value)
+
+    def based(self, digits: str) -> Node:
+        """``1011_2``: an answer of its own, never a part of an expression."""
+        base = self.raw_group()
+        if not digits.isdecimal() or not base.isdecimal() or len(base) > 2:
+            raise Unreadable("a subscript on a number")
+        return Node("based", text=f"{digits.lstrip('0') or '0'}_{base}")
 
     def mixed_part(self) -> Fraction:
         r"""The fraction of ``1\frac{4}{5}`` or ``1 4/5``, else 0."""
@@ -245,7 +252,7 @@ class Arithmetic:
             depth += {"{": 1, "}": -1}.get(self.token.text, 0) if self.token.kind == "op" else 0
             self.position += 1
             if depth == 0:
-                return " ".join(words)
+                return "".join(words)
             words.append(self.tokens[self.position - 1].text)
         raise Unreadable("a group that does not end")
 

@@ -22,7 +22,7 @@ SIGNS = {
     "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∈": r"\in ",
     "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
     "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ ", "′": "'", "’": "'", "‘": "'", "∨": r"\lor ", "∧": r"\land ",
-    "⟨": r"\langle ", "⟩": r"\rangle ", "∣": "|", "¢": r"\text{cents}", "€": r"\text{euros}", "£": r"\text{pounds}",
+    "⟨": r"\langle ", "⟩": r"\rangle ", "∣": "|", "¢": r"\text{cents}", "€": r"\EUR ", "£": r"\GBP ", "¥": r"\JPY ",
     "。": ".", "，": ",", "、": ",", "；": ";", "％": r"\%", "＄": r"\$", "∂": r"\partial ", "ℏ": r"\hbar ", "∆": r"\Delta ",
     "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u3000": " ", "µ": r"\mu ",
 }  # fmt: skip

@@ -32,6 +32,12 @@ def same(gold: Meaning, answer: Meaning, judge: Judge) -> bool:
         except Unreadable:
             return False
     if isinstance(gold, Unordered) or isinstance(answer, Unordered):
+        pair = (gold, answer)
+        if any(isinstance(each, Ordered) and each.brackets == "()" for each in pair) and any(
+            isinstance(each, Unordered) and _names_differ(each.items) for each in pair
+        ):
+            items = [each.items for each in pair if isinstance(each, Unordered | Ordered)]
+            return _pairwise(items[0], items[1], judge)
         return _same_unordered(gold, answer, judge)
     return _same_kind(gold, answer, judge)
 
@@ -98,6 +104,8 @@ def _same_unordered(gold: Meaning, answer: Meaning, judge: Judge) -> bool:
         wanted, found = _distinct(wanted, judge), _distinct(found, judge)
     if len(wanted) != len(found):
         return False
+    if _names_differ(wanted) != _names_differ(found):  # x = 1, y = 2 and a bare 1, 2: the order says which is which
+        return _pairwise(wanted, found, judge)
     left = list(found)
     for item in wanted:
         match = next((index for index, each in enumerate(left) if same(item, each, judge)), None)
@@ -105,6 +113,11 @@ def _same_unordered(gold: Meaning, answer: Meaning, judge: Judge) -> bool:
             return False
         del left[match]
     return True
+
+
+def _names_differ(items: Sequence[Meaning]) -> bool:
+    names = {item.name for item in items if isinstance(item, Assigned)}
+    return len(names) == len(items) > 1
 
 
 def _distinct(items: Sequence[Meaning], judge: Judge) -> tuple[Meaning, ...]:

@@ -23,7 +23,7 @@ SIGNED_EXPONENT = re.compile(r"[0-9][eE][+-][0-9]")
 LETTER_UNIT = re.compile(r"(?:[ ~]|\\[,;: ])[a-zA-Z][\s.$]*(?:\^\{?[2-3]\}?)?[\s.$]*$|(?:[ ~]|\\[,;: ])[a-zA-Z]/[a-zA-Z]")
 PHRASES = {
     "all real numbers": r"\mathbb{R}", "all reals": r"\mathbb{R}", "real numbers": r"\mathbb{R}",
-    "empty set": r"\emptyset", "no solution": r"\emptyset", "no solutions": r"\emptyset",
+    "infinity": r"\infty", "empty set": r"\emptyset", "no solution": r"\emptyset", "no solutions": r"\emptyset",
 }  # fmt: skip
 
 

@@ -191,7 +191,7 @@ class Interpreter:
         first, last = operands[0], operands[-1]
         if len(operands) == 2 and is_name(last) and not symbols(first) and first.kind in SCALARS:
             first, last = last, first
-        if is_name(first) and not symbols(first) & symbols(last):
+        if is_name(first) and (first.kind == "call" or not symbols(first) & symbols(last)):
             self._require_agreement(operands[1:])
             return Assigned(first, self.meaning(last))
         if not any(symbols(each) for each in operands):
@@ -210,6 +210,8 @@ class Interpreter:
             raise Unreadable("a false equation")
 
     def _inequality(self, operators: list[str], operands: list[Node]) -> Meaning:
+        if len(operands) == 3 and operands[1].kind == "symbol" and (between := self._between(operators, operands)) is not None:
+            return between
         found: Meaning | None = None
         for left, operator, right in zip(operands, operators, operands[1:], strict=False):
             if has_kind(Node("add", (left, right)), ["sequence", "sign", "unit"]):
@@ -223,6 +225,19 @@ class Interpreter:
             found = part if not isinstance(found, Reals) else found.intersect(part, self.judge)
         assert found is not None
         return found
+
+    def _between(self, operators: list[str], operands: list[Node]) -> Reals | None:
+        """``a < x <= b``, whatever a and b are."""
+        low, name, high = operands
+        if operators[0][0] != operators[1][0] or "!=" in operators or name.text in symbols(low) | symbols(high):
+            return None
+        if any(each.kind not in SCALARS or has_kind(each, ["sequence", "sign", "unit"]) for each in (low, high)):
+            return None
+        closed_low, closed_high = ("=" in operator for operator in operators)
+        if operators[0].startswith(">"):
+            low, high, closed_low, closed_high = high, low, closed_high, closed_low
+        closed_low, closed_high = closed_low and low != negate(INFINITY), closed_high and high != INFINITY
+        return Reals((Interval(low, closed_low, high, closed_high),))
 
 
 def is_name(node: Node) -> bool:

@@ -117,7 +117,7 @@ class Parser(Arithmetic):
             return "percent^1"
         if self.token.kind == "currency":
             self.position += 1
-            return "USD^1"
+            return f"{self.tokens[self.position - 1].text}^1"
         after_degrees = self.position > 0 and self.tokens[self.position - 1].text == "degrees"
         if after_degrees and self.token.text in {"C", "F"}:
             self.position += 1

@@ -149,13 +149,16 @@ class _Scan:
         if not self._after_value():
             return False
         if len(text) == 1:
-            return self.reading.letter_units and self.spaced and text in UNITS
+            below = len(self.tokens) > 1 and self.tokens[-1].text == "/" and self.tokens[-2].kind == "text"
+            return self.reading.letter_units and (self.spaced or below) and text in UNITS
         return text == "per" or lookup(text) is not None or text.lower() in vocabulary.MULTIPLIER_WORDS
 
     def _after_value(self) -> bool:
         last = self.tokens[-1] if self.tokens else None
         return last is not None and (
-            last.kind in {"number", "text"} or (last.kind == "op" and last.text in {")", "}", "degrees", "%", "/"})
+            last.kind in {"number", "text"}
+            or (last.kind == "name" and last.text == "pi")
+            or (last.kind == "op" and last.text in {")", "}", "degrees", "%", "/"})
         )
 
     def _between_brackets(self) -> bool:
@@ -173,8 +176,8 @@ class _Scan:
         elif name in vocabulary.DECORATION:
             if name in {"left", "right"} and self.text[self.position : self.position + 1] == ".":
                 self.position += 1
-        elif name == "$":
-            self._add("currency", "USD")
+        elif name in vocabulary.CURRENCIES:
+            self._add("currency", vocabulary.CURRENCIES[name])
         elif name in vocabulary.TEXT_COMMANDS:
             self._text(self._group())
         elif name in vocabulary.UPRIGHT_COMMANDS:

@@ -11,10 +11,10 @@ SPELLINGS = {
     "nm": "nm nanometer nanometre", "um": "um micrometer micron", "in": "in inch inche", "ft": "ft foot feet", "yd": "yd yard",
     "mi": "mi mile", "ly": "ly lightyear", "pc": "pc parsec", "AU": "AU", "g": "g gram", "kg": "kg kilogram",
     "mg": "mg milligram", "lb": "lb lbs pound", "oz": "oz ounce", "ton": "ton tonne", "s": "s sec second",
-    "ms": "ms millisecond", "min": "min minute", "h": "h hr hour", "day": "day", "week": "week wk", "month": "month",
-    "year": "year yr", "L": "L l liter litre", "mL": "mL ml milliliter millilitre", "gal": "gallon gal", "mph": "mph",
+    "ms": "ms millisecond", "min": "min minute", "h": "h hr hrs hour", "day": "day", "week": "week wk", "month": "month",
+    "year": "year yr yrs", "L": "L l liter litre", "mL": "mL ml milliliter millilitre", "gal": "gallon gal", "mph": "mph",
     "kph": "kph kmh", "degree": "degree deg", "rad": "rad radian", "percent": "percent %", "USD": "dollar USD $ buck",
-    "cent": "cent", "EUR": "euro EUR", "GBP": "GBP", "N": "N newton", "J": "J joule", "W": "W watt", "V": "V volt",
+    "cent": "cent", "EUR": "euro EUR", "GBP": "GBP", "JPY": "yen JPY", "N": "N newton", "J": "J joule", "W": "W watt", "V": "V volt",
     "A": "A amp ampere", "K": "K kelvin", "C": "C celsius", "F": "fahrenheit", "Pa": "Pa pascal", "Hz": "Hz hertz",
     "eV": "eV", "keV": "keV", "MeV": "MeV", "GeV": "GeV", "kJ": "kJ kilojoule", "kW": "kW kilowatt", "MHz": "MHz",
     "kHz": "kHz", "GHz": "GHz", "mol": "mol mole", "ohm": "ohm", "cal": "calorie cal", "kcal": "kcal", "atm": "atm",
@@ -23,13 +23,12 @@ SPELLINGS = {
 }  # fmt: skip
 UNITS = {spelling: unit for unit, spellings in SPELLINGS.items() for spelling in spellings.split()}
 MULTIPLIERS = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-CURRENCY_MARKS = {"euros": "EUR", "pounds": "GBP"}
 # Words after which a number no longer means itself: such an answer is not graded as the bare number.
 NO_UNIT = frozenset(
     "a an and approximately approx about around almost at away base below but by else except false for from greater if infinity "
     "is isn least less mod modulo more most nearly no non none nor not only or otherwise over plus minus remainder roughly than "
     "times to true under unless up when where with without wrong half third fifth dozen score incorrect undefined maybe perhaps "
-    "squared cubed factorial divided multiplied choose".split()
+    "squared cubed factorial divided multiplied choose pi sqrt sin cos tan log ln exp infinite negative positive".split()
 )
 WORD = re.compile(r"[^\W\d_]+|%|\$")
 PIECE = re.compile(r"\s*(?:(?P<word>[^\W\d_]+|%|\$)\.?\s*(?:\^\s*\{?\s*(?P<power>-?[1-9])\s*\}?)?|(?P<by>[/*·-]|\\cdot))\s*")
@@ -70,7 +69,7 @@ def unit_of(text: str) -> str | None:
             pending = 2 if lower != "cubic" else 3
         elif lower in {"squared", "cubed"} and last:
             powers[last] += sign * (1 if lower == "squared" else 2)
-        elif lower in NO_UNIT or lower in MULTIPLIERS or words > MAX_UNIT_WORDS:
+        elif lower in NO_UNIT or lower in MULTIPLIERS or words > MAX_UNIT_WORDS or (len(word) < 2 and word not in UNITS):
             return None
         else:
             last = lookup(word) or lower.removesuffix("s")

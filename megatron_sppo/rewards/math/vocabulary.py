@@ -27,11 +27,12 @@ MULTIPLIER_WORDS = frozenset({"hundred", "thousand", "million", "billion", "tril
 
 SPACING = frozenset({",", ";", ":", ">", " ", "quad", "qquad", "thinspace", "enspace", "medspace", "\n", "space", "nobreakspace"})
 DECORATION = frozenset(
-    "! left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle scriptstyle limits "
+    "! ( ) [ ] left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle scriptstyle limits "
     "nolimits middle mathstrut bf rm it sf bm hline".split()
 )
 TEXT_COMMANDS = frozenset("text textbf textit textrm textsf texttt textnormal mbox hbox textup emph textsc".split())
 UPRIGHT_COMMANDS = frozenset("mathrm mathbf mathit mathsf operatorname operatorname* mathcal boldsymbol mathnormal bm".split())
+CURRENCIES = {"$": "USD", "EUR": "EUR", "euro": "EUR", "GBP": "GBP", "pounds": "GBP", "JPY": "JPY", "yen": "JPY"}
 ENVIRONMENT_COMMANDS = frozenset({"begin", "end", "mathbb"})
 
 OPERATORS = {

@@ -43,7 +43,7 @@ def words_of(text: str) -> Words | None:
         return None
     unwrapped, marks = TEXT_GROUP.subn(r"\1", text)
     plain = SPACING.sub(" ", unwrapped.replace("$", "")).strip().rstrip(".").strip()
-    while plain.startswith("(") and plain.endswith(")"):
+    while plain.startswith("(") and plain.endswith(")") and "," not in plain:
         plain = plain[1:-1].strip()
     if not plain or any(character in plain for character in "\\{}^_=+*<>|0123456789[]"):
         return None
@@ -57,4 +57,4 @@ def same_words(gold: Words, answer: Words) -> bool:
     """Single letters are symbols, and case counts, unless the gold is marked as text."""
     if gold.is_text:
         return gold.folded == answer.folded
-    return gold.phrases == answer.phrases
+    return len(gold.phrases) == 1 and gold.phrases == answer.phrases

@@ -133,15 +133,22 @@ class Arithmetic:
         if self.at("{"):
             return self.group()
         sign = self.accept("-", "+")
+        self.enter()
         node = self.atom()
-        if self.at("^"):
-            self.position += 1
+        if self.accept("^"):
             node = Node("power", (node, self.exponent()))
+        self.depth -= 1
         return negate(node) if sign == "-" else node
 
     # --- atoms -----------------------------------------------------------------------------------------------------------
 
     def atom(self) -> Node:
+        self.enter()
+        node = self.bare_atom()
+        self.depth -= 1
+        return node
+
+    def bare_atom(self) -> Node:
         token = self.token
         if token.kind == "number":
             return self.number()

@@ -56,6 +56,14 @@ def call(name: str, *args: Node) -> Node:
     return Node("call", args, name)
 
 
+def depth(node: Node) -> int:
+    """Levels of the tree, without recursion: a chain of quotients may be deeper than the stack allows."""
+    levels, level = 0, [node]
+    while level:
+        levels, level = levels + 1, [arg for each in level for arg in each.args]
+    return levels
+
+
 def symbols(node: Node) -> frozenset[str]:
     return frozenset(each.text for each in node.walk() if each.kind == "symbol")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 MAX_CHARACTERS = 2000  # of a box that is parsed; a longer one can only be equal to its gold as text
 MAX_TOKENS = 1000
-MAX_DEPTH = 40  # of brackets, exponents and arguments within each other
+MAX_DEPTH = 120  # of grammar rules within each other; a pair of brackets is four of them
+MAX_TREE_DEPTH = 100
 MAX_DIGITS = 400  # of one written number
 MAX_BITS = 20_000  # of an exact integer: 2^{10000} fits, a tower does not
 MAX_EXPONENT = 5_000

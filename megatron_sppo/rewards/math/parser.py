@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from megatron_sppo.rewards.math.arithmetic import Arithmetic
-from megatron_sppo.rewards.math.ast import Node, call, number
-from megatron_sppo.rewards.math.bounds import MAX_CHARACTERS, MAX_ITEMS, Unreadable
+from megatron_sppo.rewards.math.ast import Node, call, depth, number
+from megatron_sppo.rewards.math.bounds import MAX_CHARACTERS, MAX_ITEMS, MAX_TREE_DEPTH, Unreadable
 from megatron_sppo.rewards.math.characters import to_latex
 from megatron_sppo.rewards.math.tokenizer import Reading, tokenize
 from megatron_sppo.rewards.math.units import MULTIPLIERS, unit_of
@@ -44,7 +44,10 @@ def parse(text: str, reading: Reading) -> Node:
     if based is not None and (base := _base(based["base"])) is not None:
         return Node("based", text=f"{based['sign']}{based['digits'].upper().lstrip('0') or '0'}_{base}")
     parser = Parser(tokenize(COLUMNS.sub(r"\1", text), reading), reading)
-    return parser.whole()
+    tree = parser.whole()
+    if depth(tree) > MAX_TREE_DEPTH:
+        raise Unreadable("too deep")
+    return tree
 
 
 def _base(text: str) -> int | None:

@@ -1,4 +1,4 @@
-r"""Recursive descent over one expression: sums, products, powers, fractions, functions. Brackets are the parser's (``parser.py``).
+r"""Recursive descent over one expression: sums, products, powers, fractions, functions. Brackets are for ``parser.py``.
 
 Products by juxtaposition never take a number on the right (``x2`` and ``\frac12 3`` are outside the grammar), so that an
 answer with something appended is not read as itself.
@@ -9,51 +9,22 @@ from __future__ import annotations
 from fractions import Fraction
 
 from megatron_sppo.rewards.math import ast
-from megatron_sppo.rewards.math.ast import Node, call, invert, negate, number
-from megatron_sppo.rewards.math.bounds import MAX_DEPTH, Unreadable
+from megatron_sppo.rewards.math.ast import Node, call, negate, number
+from megatron_sppo.rewards.math.bounds import Unreadable
+from megatron_sppo.rewards.math.cursor import Cursor
 from megatron_sppo.rewards.math.numbers import decimal, repeating
-from megatron_sppo.rewards.math.tokenizer import Reading, Token
+from megatron_sppo.rewards.math.products import grouped, product_of, quotient
+from megatron_sppo.rewards.math.tokenizer import Token
 from megatron_sppo.rewards.math.vocabulary import FUNCTIONS
 
-ACCENTS = frozenset({"overline", "dot", "ddot", "hat", "vec", "tilde", "underline"})
+ACCENTS = frozenset({"overline", "dot", "ddot", "hat", "vec", "tilde"})
 FUNCTION_LETTERS = frozenset("fghFGHPQ")  # `f(x + 1)` is a value of f; `x(x + 1)` is a product
 INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc"}
 OPENINGS = frozenset({"(", "[", "{", "{set", "<(", "frac", "sqrt", "cbrt", "binom", "lfloor", "lceil", "|", "||"}) | ACCENTS
 
 
-class Arithmetic:
-    """Token cursor and the rules below brackets."""
-
-    def __init__(self, tokens: list[Token], reading: Reading) -> None:
-        self.tokens, self.reading = tokens, reading
-        self.position, self.depth, self.bars = 0, 0, 0
-
-    # --- cursor ------------------------------------------------------------------------------------------------------
-
-    @property
-    def token(self) -> Token:
-        return self.tokens[self.position]
-
-    def ahead(self, offset: int) -> Token:
-        return self.tokens[min(self.position + offset, len(self.tokens) - 1)]
-
-    def at(self, *operators: str) -> bool:
-        return self.token.kind == "op" and self.token.text in operators
-
-    def accept(self, *operators: str) -> str | None:
-        if not self.at(*operators):
-            return None
-        self.position += 1
-        return self.tokens[self.position - 1].text
-
-    def expect(self, operator: str) -> None:
-        if self.accept(operator) is None:
-            raise Unreadable(f"expected {operator}, found {self.token.text or 'the end'}")
-
-    def enter(self) -> None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise Unreadable("nested too deeply")
+class Arithmetic(Cursor):
+    """The rules below brackets."""
 
     # --- sums and products ---------------------------------------------------------------------------------------------
 
@@ -254,7 +225,8 @@ class Arithmetic:
         if not self.accept("{"):
             self.position += 1
             return self.tokens[self.position - 1].text
-        words, depth = [], 1
+        words: list[str] = []
+        depth = 1
         while self.token.kind != "end":
             depth += {"{": 1, "}": -1}.get(self.token.text, 0) if self.token.kind == "op" else 0
             self.position += 1
@@ -337,34 +309,3 @@ class Arithmetic:
         while self.starts_factor() and not (self.token.kind == "name" and self.token.text in FUNCTIONS):
             factors.append(self.power())
         return (product_of(factors),)
-
-
-def product_of(factors: list[Node]) -> Node:
-    return factors[0] if len(factors) == 1 else Node("multiply", tuple(grouped(factor) for factor in factors))
-
-
-def grouped(node: Node) -> Node:
-    """``[a]`` within an expression is a group; alone it is a list of one."""
-    return node.args[0] if node.kind == "sequence" and node.text == "[]" and len(node.args) == 1 else node
-
-
-def quotient(over: Node, under: Node) -> Node:
-    """``over / under``; ``dy/dx`` is the derivative, one symbol, not y/x."""
-    over, under = grouped(over), grouped(under)
-    if over.kind == under.kind == "number" and under.value:
-        return number(over.value / under.value)
-    head, variable = differential(over), differential(under)
-    if variable is not None and variable[1] and (head is not None or over.text in {"d", "partial"}):
-        name, tail = head or (over, ())
-        derivative = call(f"derivative {over.text or ''}", name, *tail, *variable[1])
-        return derivative
-    return Node("multiply", (over, invert(under)))
-
-
-def differential(node: Node) -> tuple[Node, tuple[Node, ...]] | None:
-    """``d x`` or ``d^2 x`` as (its d, the rest)."""
-    if node.kind != "multiply":
-        return None
-    head, *rest = node.args
-    d = head.args[0] if head.kind == "power" else head
-    return (head, tuple(rest)) if d.kind == "symbol" and d.text in {"d", "partial"} else None

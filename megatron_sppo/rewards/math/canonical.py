@@ -188,9 +188,11 @@ def _content(poly: exact.Polynomial) -> Fraction:
 def arithmetic(name: str, args: list[Fraction]) -> Fraction:
     """Integer functions of rational numbers, bounded."""
     if name in {"max", "min"}:
-        return (max if name == "max" else min)(args)
-    if name in {"floor", "ceil", "abs"}:
-        return Fraction({"floor": math.floor, "ceil": math.ceil, "abs": abs}[name](args[0]))
+        return max(args) if name == "max" else min(args)
+    if name in {"floor", "ceil"}:
+        return Fraction(math.floor(args[0]) if name == "floor" else math.ceil(args[0]))
+    if name == "abs":
+        return abs(args[0])
     if any(arg.denominator != 1 or arg < 0 for arg in args):
         raise Unreadable(f"{name} of such numbers")
     whole = [int(arg) for arg in args]

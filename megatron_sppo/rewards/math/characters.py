@@ -1,5 +1,7 @@
 """Unicode as LaTeX: one table for signs, one pass over the text."""
 
+# ruff: noqa: RUF001  (signs that look alike are what this table is about)
+
 from __future__ import annotations
 
 import re

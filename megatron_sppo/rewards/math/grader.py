@@ -21,6 +21,7 @@ from megatron_sppo.rewards.math.workers import Pool, shared_pool
 NO_BOX, UNREADABLE, DIFFERENT, TIMEOUT, TOO_LONG = "no box", "unreadable", "different", "timeout", "too long"
 SIGNED_EXPONENT = re.compile(r"[0-9][eE][+-][0-9]")
 LETTER_UNIT = re.compile(r"(?:[ ~]|\\[,;: ])[a-zA-Z][\s.$]*(?:\^\{?[2-3]\}?)?[\s.$]*$|(?:[ ~]|\\[,;: ])[a-zA-Z]/[a-zA-Z]")
+UNIT_QUOTIENT = re.compile(r"[0-9] +[a-zA-Z]/[a-zA-Z](?:\^\{?[2-3]\}?)?$")  # `9.8 m/s^2`
 PHRASES = {
     "all real numbers": r"\mathbb{R}", "all reals": r"\mathbb{R}", "real numbers": r"\mathbb{R}",
     "infinity": r"\infty", "empty set": r"\emptyset", "no solution": r"\emptyset", "no solutions": r"\emptyset",
@@ -44,7 +45,7 @@ def grade_strict(gold: str, response: str, pool: Pool | None = None) -> Verdict:
     return Verdict(float(right), answer, reason)
 
 
-def compare_answers(gold: str, answer: str, pool: Pool | None = None) -> tuple[bool, str]:
+def compare_answers(gold: str, answer: str, pool: Pool | None = None) -> tuple[bool, str]:  # noqa: PLR0911  (a cascade)
     """(equal, which comparison decided) for two answers without box."""
     if answer == gold:
         return bool(gold), "same text"
@@ -116,6 +117,8 @@ def gold_readings(gold: str, answer: str) -> list[Reading]:
     readings = [Reading()]
     if "," in gold and ", " in answer:
         readings.append(Reading(thousands=False))
+    if UNIT_QUOTIENT.search(gold):
+        readings.append(Reading(letter_units=True))
     return readings
 
 

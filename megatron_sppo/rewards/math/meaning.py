@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 from typing import TypeAlias
 
 from megatron_sppo.rewards.math import ast
@@ -74,7 +74,7 @@ class Interpreter:
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
 
-    def meaning(self, node: Node) -> Meaning:
+    def meaning(self, node: Node) -> Meaning:  # noqa: PLR0911  (one line for each kind)
         if node.kind in {"relation", "sequence", "union", "difference", "intersection", "matrix", "based", "unit"}:
             found: Meaning = getattr(self, f"_{node.kind}")(node)
             return found
@@ -206,7 +206,7 @@ class Interpreter:
         constants = [each.args[0] if each.kind == "unit" else each for each in operands if not symbols(each)]
         if len(constants) > 1 and any(has_kind(each, ["sign", "sequence"]) for each in constants):
             raise Unreadable("an equation of another form")
-        if not all(self.judge.equal(one, other) for one, other in zip(constants, constants[1:], strict=False)):
+        if not all(self.judge.equal(one, other) for one, other in pairwise(constants)):
             raise Unreadable("a false equation")
 
     def _inequality(self, operators: list[str], operands: list[Node]) -> Meaning:

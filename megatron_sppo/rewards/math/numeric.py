@@ -59,7 +59,7 @@ def same(one: Node, other: Node) -> bool:
 
 
 def _imaginary(value: Any) -> bool:
-    return abs(mpmath.im(value)) > NOISE + AGREEMENT * abs(value)
+    return bool(abs(mpmath.im(value)) > NOISE + AGREEMENT * abs(value))
 
 
 def _coordinate(name: str, point: int) -> Any:

@@ -24,7 +24,7 @@ BASE_NAMES = dict(
     )
 )
 BASED = re.compile(
-    r"(?P<sign>-?)\s*(?:\\(?:text|mathrm)\s*\{)?\(?\s*(?P<digits>[0-9][0-9A-Za-z]*|[A-F][0-9A-F]*)\s*\)?\}?\s*_\s*\{?\s*"
+    r"(?P<sign>-?)\s*(?:\\(?:text|mathrm)\s*\{)?\(?\s*(?P<digits>[0-9][0-9A-Za-z]*|[A-Fa-f][0-9A-Fa-f]*)\s*\)?\}?\s*_\s*\{?\s*"
     r"(?:\\(?:text|mathrm|textrm)\s*\{)?\s*\(?\s*(?:base\s*)?(?P<base>[0-9]{1,2}|[a-z]{3,7})\s*\)?\s*\}?\s*\}?"
 )
 COLUMNS = re.compile(r"(\\begin\s*\{array\})\s*\{[lcr| ]*\}")
@@ -34,14 +34,14 @@ def parse(text: str, reading: Reading) -> Node:
     """:class:`Unreadable` for anything outside the grammar or its bounds."""
     if len(text) > MAX_CHARACTERS:
         raise Unreadable("too long")
-    text = text.strip().strip("$").strip()
+    text = text.strip().strip("$").strip().removesuffix("\\\\").rstrip()
     text = (
         text.removesuffix("\\").removesuffix(".").rstrip()
         if text.endswith((".", "\\")) and not text.endswith("\\right.")
         else text
     )
     based = BASED.fullmatch(to_latex(text))
-    if based is not None and (base := _base(based["base"])) is not None:
+    if based is not None and (base := _base(based["base"])) is not None and (base == 16 or based["digits"][0].isdigit()):
         return Node("based", text=f"{based['sign']}{based['digits'].upper().lstrip('0') or '0'}_{base}")
     parser = Parser(tokenize(COLUMNS.sub(r"\1", text), reading), reading)
     tree = parser.whole()
@@ -78,6 +78,7 @@ class Parser(Arithmetic):
         return Node("sequence", tuple(items), " ".join(sorted(words)))
 
     def relation(self) -> Node:
+        self.accept("~")  # in front, it says nothing about the value that follows
         operands, operators = [self.set_expression()], []
         while (operator := self.accept(*RELATIONS)) is not None:
             operators.append(operator)
@@ -129,7 +130,7 @@ class Parser(Arithmetic):
         while self.token.kind == "text" or (words and self.at("^", "{", "}", "-", "*", "/")) or self.exponent_digit(words):
             words.append(self.token.text)
             self.position += 1
-            if words[-1] in {"}"} and words.count("{") < words.count("}"):
+            if words[-1] == "}" and words.count("{") < words.count("}"):
                 self.position -= 1
                 words.pop()
                 break

@@ -49,6 +49,10 @@ SCIENCE = re.compile(r"[eE][+-]?[0-9]{1,5}(?![0-9.])")
 SCIENCE_UNSIGNED = re.compile(r"[eE][0-9]{1,5}(?![0-9.])")
 GROUPED_DIGITS = re.compile(r"(?<=[0-9])(?:\{,\}\s*|,\s*\\!\s*|\\!\s*,\s*(?:\\!\s*)?|\\,\s*)(?=[0-9]{3}(?![0-9]))")
 TIMES_LETTER = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
+UNIT_FRACTION = re.compile(  # of two units in text: km over h
+    r"\\[dt]?frac\s*\{\s*\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}\s*\}\s*\{\s*\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}\s*(\^\{?[2-9]\}?)?\s*\}"
+)
+COLOUR = re.compile(r"\\(?:text)?color\s*\{[a-zA-Z]{1,20}\}")
 ELLIPSIS = re.compile(r"\.\.\.|\\[lcd]?dots")
 GROUP_OPENING = re.compile(r"\s*\{")
 GROUP_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -64,6 +68,7 @@ def tokenize(text: str, reading: Reading) -> list[Token]:
         raise Unreadable("an ellipsis stands for unknown digits or terms")
     text = GROUPED_DIGITS.sub("", to_latex(text).strip())
     text = TIMES_LETTER.sub(r" \\times ", text)
+    text = COLOUR.sub("", UNIT_FRACTION.sub(r"\\text{\1/\2\3}", text))
     scan = _Scan(text.replace("np.", "").replace("math.", ""), reading)
     return [*scan.run(), Token("end", "")]
 
@@ -150,7 +155,7 @@ class _Scan:
             return False
         if len(text) == 1:
             below = len(self.tokens) > 1 and self.tokens[-1].text == "/" and self.tokens[-2].kind == "text"
-            return self.reading.letter_units and (self.spaced or below) and text in UNITS
+            return (below or (self.reading.letter_units and self.spaced)) and text in UNITS
         return text == "per" or lookup(text) is not None or text.lower() in vocabulary.MULTIPLIER_WORDS
 
     def _after_value(self) -> bool:

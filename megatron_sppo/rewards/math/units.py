@@ -7,14 +7,16 @@ from collections import Counter
 
 # canonical name: spellings. Plurals in -s and -es are tried by `lookup`.
 SPELLINGS = {
-    "cm": "cm centimeter centimetre", "m": "m meter metre", "mm": "mm millimeter millimetre", "km": "km kilometer kilometre",
+    "cm": "cm centimeter centimetre",
+    "m": "m meter metre", "mm": "mm millimeter millimetre", "km": "km kilometer kilometre",
     "nm": "nm nanometer nanometre", "um": "um micrometer micron", "in": "in inch inche", "ft": "ft foot feet", "yd": "yd yard",
     "mi": "mi mile", "ly": "ly lightyear", "pc": "pc parsec", "AU": "AU", "g": "g gram", "kg": "kg kilogram",
     "mg": "mg milligram", "lb": "lb lbs pound", "oz": "oz ounce", "ton": "ton tonne", "s": "s sec second",
     "ms": "ms millisecond", "min": "min minute", "h": "h hr hrs hour", "day": "day", "week": "week wk", "month": "month",
     "year": "year yr yrs", "L": "L l liter litre", "mL": "mL ml milliliter millilitre", "gal": "gallon gal", "mph": "mph",
     "kph": "kph kmh", "degree": "degree deg", "rad": "rad radian", "percent": "percent %", "USD": "dollar USD $ buck",
-    "cent": "cent", "EUR": "euro EUR", "GBP": "GBP", "JPY": "yen JPY", "N": "N newton", "J": "J joule", "W": "W watt", "V": "V volt",
+    "cent": "cent", "EUR": "euro EUR", "GBP": "GBP", "JPY": "yen JPY",
+    "N": "N newton", "J": "J joule", "W": "W watt", "V": "V volt",
     "A": "A amp ampere", "K": "K kelvin", "C": "C celsius", "F": "fahrenheit", "Pa": "Pa pascal", "Hz": "Hz hertz",
     "eV": "eV", "keV": "keV", "MeV": "MeV", "GeV": "GeV", "kJ": "kJ kilojoule", "kW": "kW kilowatt", "MHz": "MHz",
     "kHz": "kHz", "GHz": "GHz", "mol": "mol mole", "ohm": "ohm", "cal": "calorie cal", "kcal": "kcal", "atm": "atm",
@@ -22,6 +24,7 @@ SPELLINGS = {
     "nickel": "nickel", "dime": "dime", "quarter": "quarter", "penny": "penny pennie", "point": "point pt", "dozen": "",
 }  # fmt: skip
 UNITS = {spelling: unit for unit, spellings in SPELLINGS.items() for spelling in spellings.split()}
+COMPOUNDS = {"mph": {"mi": 1, "h": -1}, "kph": {"km": 1, "h": -1}}
 MULTIPLIERS = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 # Words after which a number no longer means itself: such an answer is not graded as the bare number.
 NO_UNIT = frozenset(
@@ -73,7 +76,8 @@ def unit_of(text: str) -> str | None:
             return None
         else:
             last = lookup(word) or lower.removesuffix("s")
-            powers[last] += sign * pending * int(piece["power"] or 1)
+            for part, power in COMPOUNDS.get(last, {last: 1}).items():
+                powers[part] += sign * pending * power * int(piece["power"] or 1)
             pending = 1
     if pending != 1:  # "square" alone, as in "15 square units" without a unit
         powers["unit"] += pending

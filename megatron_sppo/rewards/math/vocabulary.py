@@ -14,7 +14,8 @@ CONSTANTS = {"pi": "pi", "infty": "infinity", "infin": "infinity", "e": "e", "i"
 SYNONYMS = {
     "varepsilon": "epsilon", "vartheta": "theta", "varphi": "phi", "varrho": "rho", "varsigma": "sigma", "varpi": "pi",
     "arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh", "tg": "tan", "ctg": "cot", "arctg": "arctan",
-    "imath": "i", "hbar": "hbar", "ell": "ell", "partial": "partial", "nabla": "nabla", "odot": "odot", "fourthroot": "fourthroot",
+    "imath": "i",
+    "hbar": "hbar", "ell": "ell", "partial": "partial", "nabla": "nabla", "odot": "odot", "fourthroot": "fourthroot",
     "prime": "prime", "star": "star", "bot": "bot", "Re": "Re", "Im": "Im",
 }  # fmt: skip
 NAMES = {name: name for name in FUNCTIONS | GREEK} | CONSTANTS | SYNONYMS  # after a backslash
@@ -25,10 +26,10 @@ PLAIN_NAMES = (  # without one
 )
 MULTIPLIER_WORDS = frozenset({"hundred", "thousand", "million", "billion", "trillion"})
 
-SPACING = frozenset({",", ";", ":", ">", " ", "quad", "qquad", "thinspace", "enspace", "medspace", "\n", "space", "nobreakspace"})
+SPACING = frozenset({",", ";", ":", ">", " ", "\n", "quad", "qquad", "thinspace", "enspace", "medspace", "space"})
 DECORATION = frozenset(
-    "! ( ) [ ] left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle scriptstyle limits "
-    "nolimits middle mathstrut bf rm it sf bm hline".split()
+    "! ( ) [ ] left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr middle underline limits nolimits "
+    "displaystyle textstyle scriptstyle mathstrut bf rm it sf bm hline".split()
 )
 TEXT_COMMANDS = frozenset("text textbf textit textrm textsf texttt textnormal mbox hbox textup emph textsc".split())
 UPRIGHT_COMMANDS = frozenset("mathrm mathbf mathit mathsf operatorname operatorname* mathcal boldsymbol mathnormal bm".split())
@@ -49,5 +50,5 @@ COMMAND_OPERATORS = {
     "frac": "frac", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "binom": "binom", "dbinom": "binom", "tbinom": "binom",
     "sqrt": "sqrt", "cbrt": "cbrt", "%": "%", "\\": "\\\\", "_": "_", "&": "&", "equiv": "=", "colon": ":",
     "overline": "overline", "bar": "overline", "dot": "dot", "ddot": "ddot", "hat": "hat", "vec": "vec", "tilde": "tilde",
-    "widehat": "hat", "overrightarrow": "vec", "underline": "underline", "degree": "degrees",
+    "widehat": "hat", "overrightarrow": "vec", "degree": "degrees",
 }  # fmt: skip

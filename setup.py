@@ -56,6 +56,7 @@ setup(
     package_data={"megatron_sppo": ["py.typed", "**/*.yaml"]},
     install_requires=[
         "numpy",
+        "mpmath>=1.3",
         "omegaconf>=2.3",
         "pyyaml",
         "safetensors",

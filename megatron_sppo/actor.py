@@ -11,12 +11,12 @@ from megatron_sppo.algorithms.base import PolicyInputs
 from megatron_sppo.batch import ActorBatch
 from megatron_sppo.config.schema import ActorConfig
 from megatron_sppo.losses import LossSum
-from megatron_sppo.metrics import Mean, Metric, merge
+from megatron_sppo.metrics import Mean, Metric
 from megatron_sppo.models.batching import MiniBatch, epoch_order, plan_mini_batches
 from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.models.packing import PackedSequences, Reads, RowLayout, concatenate, pack, positions_before
 from megatron_sppo.parallel import platform
-from megatron_sppo.parallel.collectives import gather_objects, gather_rows
+from megatron_sppo.parallel.collectives import gather_rows
 from megatron_sppo.ragged import Ragged
 
 
@@ -99,8 +99,7 @@ class Actor:
             order = epoch_order(len(batch.response_tokens), seed, epoch)
             for mini in self._plan(batch.prompt_tokens, batch.response_tokens, order):
                 parts += self._optimizer_step(batch, mini, loss)
-        contribution = parts if self.engine.groups.speaks else []
-        return merge(part for rank in gather_objects(contribution) for part in rank)
+        return self.engine.reduced(parts)
 
     def _optimizer_step(
         self, batch: ActorBatch, mini: MiniBatch, loss: Callable[[PolicyInputs], LossSum]

@@ -11,12 +11,12 @@ from torch import Tensor
 from megatron_sppo.batch import CriticBatch
 from megatron_sppo.config.schema import CriticConfig
 from megatron_sppo.losses import LossSum
-from megatron_sppo.metrics import Mean, Metric, merge
+from megatron_sppo.metrics import Mean, Metric
 from megatron_sppo.models.batching import MiniBatch, epoch_order, plan_mini_batches
 from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.models.packing import PackedSequences, Reads, RowLayout, pack
 from megatron_sppo.parallel import platform
-from megatron_sppo.parallel.collectives import gather_objects, gather_rows
+from megatron_sppo.parallel.collectives import gather_rows
 from megatron_sppo.ragged import Ragged
 
 
@@ -75,5 +75,4 @@ class Critic:
                 update = self.engine.update(batches, lambda output, rows: loss(self._last_logits(output, rows), rows.rewards_S))
                 parts += update.micro_batch_metrics
                 parts.append({"critic/grad_norm": Mean(update.grad_norm, 1), "critic/lr": Mean(update.lr, 1)})
-        contribution = parts if self.engine.groups.speaks else []
-        return merge(part for rank in gather_objects(contribution) for part in rank)
+        return self.engine.reduced(parts)

@@ -29,7 +29,6 @@ from megatron_sppo.models.hf_config import HFModelConfig, read_hf_config
 from megatron_sppo.monitor.clock import StepClock
 from megatron_sppo.monitor.run_log import MainRunLog, RunLog
 from megatron_sppo.parallel import platform
-from megatron_sppo.parallel.collectives import gather_objects
 from megatron_sppo.parallel.groups import Layout, build_groups
 from megatron_sppo.weights.hf_folder import save_hf_folder
 from megatron_sppo.weights.load_hf import load_hf_weights
@@ -68,8 +67,7 @@ class SFTTrainer:
         return self._reduced(parts)["sft/loss"]
 
     def _reduced(self, parts: Sequence[dict[str, Metric]]) -> dict[str, float]:
-        contribution = list(parts) if self.engine.groups.speaks else []
-        return metrics.values(metrics.merge(part for rank in gather_objects(contribution) for part in rank))
+        return metrics.values(self.engine.reduced(parts))
 
 
 @dataclass(frozen=True)

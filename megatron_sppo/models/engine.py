@@ -21,12 +21,13 @@ from torch import Tensor
 
 from megatron_sppo.config.schema import ModelConfig
 from megatron_sppo.losses import LossSum
-from megatron_sppo.metrics import Metric
+from megatron_sppo.metrics import Metric, merge
 from megatron_sppo.models.gpt import Head, build_gpt
 from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.models.optimizer import build_optimizer, build_scheduler, wrap_ddp
 from megatron_sppo.models.packing import PackedSequences, RowLayout
 from megatron_sppo.parallel import platform
+from megatron_sppo.parallel.collectives import gather_objects
 from megatron_sppo.parallel.groups import ModelGroups
 
 
@@ -112,6 +113,11 @@ class MegatronEngine:
             self.scheduler.step(increment=1)
         assert succeeded, "without loss scaling every optimizer step succeeds"
         return Update(metrics, float(grad_norm or 0.0), lr)
+
+    def reduced(self, parts: Sequence[dict[str, Metric]]) -> dict[str, Metric]:
+        """Metrics of micro-batches over the model, each replica's once, the same on every rank. Collective over all."""
+        contribution = list(parts) if self.groups.speaks else []
+        return merge(part for rank in gather_objects(contribution) for part in rank)
 
     def _run(self, batches: Sequence[Batch], loss: Callable[..., Any], forward_only: bool) -> list[Any]:
         pipeline = self.groups.layout.pp > 1

@@ -23,6 +23,7 @@ class Prompts:
     golds: tuple[str, ...]  # [P] ground truth
     sources: tuple[str, ...]  # [P] `data_source`, or the file's stem
     tokens: Ragged  # [P] int64 token ids
+    messages: tuple[tuple[tuple[str, str], ...], ...] = ()  # [P] (role, content) before any template; () where nobody needs it
 
     def __len__(self) -> int:
         return len(self.ids)

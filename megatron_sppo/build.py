@@ -26,7 +26,8 @@ from megatron_sppo.models.hf_config import HFModelConfig, read_hf_config
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.groups import Layout, build_groups
 from megatron_sppo.reshard.gather import GatherSync
-from megatron_sppo.rewards.load import CheckedReward, load_reward
+from megatron_sppo.rewards.checked import CheckedReward
+from megatron_sppo.rewards.load import load_accuracy, load_reward
 from megatron_sppo.rollout.vllm_engine import VLLMEngine
 from megatron_sppo.trainer import Parts
 from megatron_sppo.weights.load_hf import load_hf_weights
@@ -81,7 +82,7 @@ def prepare(config: Config, world_size: int) -> Prepared:
         train=train,
         prompts=PromptStream(train, config.prompts_per_step, config.seed, config.data.shuffle),
         benchmarks=benchmarks,
-        reward=load_reward(config.reward),
+        reward=load_reward(config.reward, config.rollout.max_response_tokens),
         algorithm=algorithm,
     )
 
@@ -147,7 +148,7 @@ def build(prepared: Prepared) -> Parts:
         actor.remember_reference()  # before a checkpoint is loaded: the reference is the initial policy
     rollout_dtype = platform.resolve_dtype(actor_config.dtype if config.rollout.dtype == "auto" else config.rollout.dtype)
     engine = VLLMEngine(config.rollout, actor_config.path, rollout_dtype, config.seed)
-    accuracy = load_reward(replace(config.reward, overlong_penalty=0.0))
+    accuracy = load_accuracy(config.reward)
     return Parts(
         config=config,
         algorithm=prepared.algorithm,

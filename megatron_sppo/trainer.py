@@ -73,7 +73,8 @@ class Trainer:
         with clock.phase("rollout"), parts.engine.awake():
             rollouts = parts.engine.generate(prompts, parts.algorithm.sampling(step), parts.decode, self.log.progress("rollout"))
         with clock.phase("reward"):
-            rewards_B = grade_rollouts(parts.reward, rollouts)
+            graded = grade_rollouts(parts.reward, rollouts)
+            rewards_B = graded.rewards
         with clock.phase("value"):
             values_B = parts.critic.values(rollouts.prompt_tokens)  # before this step's update
         with clock.phase("old_logprobs"):
@@ -93,6 +94,7 @@ class Trainer:
         self.log.calibration(step, values_B, rewards_B)
         num_tokens = int(rollouts.prompt_tokens.lengths.sum() + rollouts.response_tokens.lengths.sum())
         return {
+            **graded.metrics(),
             **rollout_metrics(rollouts, rewards_B, values_B, actor_batch.advantages, old_logprobs),
             **metrics.values(critic_metrics),
             **metrics.values(actor_metrics),
@@ -145,7 +147,7 @@ def rollout_metrics(
     advantages_B = advantages.values[first_N]
     gap_N = old_logprobs.values - rollouts.engine_logprobs.values
     return {
-        "reward/mean": float(rewards_B.mean()),
+        "critic/target_clamped": float(((rewards_B < 0) | (rewards_B > 1)).double().mean()),
         "critic/value_mean": float(values_B.mean()),
         **metrics.calibration(values_B, rewards_B),
         "advantage/mean": float(advantages_B.mean()),

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 from megatron_sppo.config.bounds import SFT, TRAINING, check_bounds
-from megatron_sppo.config.schema import REQUIRED, Config, ModelConfig, SFTConfig
+from megatron_sppo.config.knobs import REQUIRED
+from megatron_sppo.config.schema import Config, ModelConfig, SFTConfig
 from megatron_sppo.errors import UserError
 
 
@@ -54,8 +55,21 @@ def check(
         not (kl.coefficient and kl.where == "loss" and kl.estimator == "k1"),
         "algorithm.kl.estimator=k1 in the loss has a gradient of zero mean and regularises nothing: set it to k2 or k3",
     )
+    _check_length_penalty(config)
     _check_positions(config, actor_shape, critic_shape)
     return _warnings(config)
+
+
+def _check_length_penalty(config: Config) -> None:
+    penalty, buffer, limit = config.reward.overlong_penalty, config.reward.overlong_buffer, config.rollout.max_response_tokens
+    _require(
+        buffer == 0 or penalty > 0,
+        f"reward.overlong_buffer={buffer} has no penalty to spread: set reward.overlong_penalty (DAPO: 1.0)",
+    )
+    _require(
+        buffer <= limit,
+        f"reward.overlong_buffer={buffer} is longer than rollout.max_response_tokens={limit}: lower it (DAPO: a fifth)",
+    )
 
 
 def check_sft(config: SFTConfig, world_size: int, device: Device, shape: ModelShape | None = None) -> list[str]:

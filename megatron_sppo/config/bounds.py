@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -67,6 +68,10 @@ TRAINING: tuple[Bound, ...] = (
     Bound("rollout.cpu_kv_cache_gib", lambda size: size > 0, "above 0", "1.0"),
     Bound("rollout.max_logprob_gap", lambda gap: gap > 0, "above 0", "0.5"),
     Bound("reward.overlong_penalty", lambda penalty: penalty >= 0, "0 or more", "0"),
+    *at_least(0, "reward.overlong_buffer", "reward.model.label"),
+    Bound("reward.model.low", math.isfinite, "a finite number", "-5"),
+    Bound("reward.model.high", math.isfinite, "a finite number", "5"),
+    *at_least(1, "reward.model.max_tokens", "reward.model.batch_tokens"),
     Bound("validation.temperature", lambda value: value >= 0, "0 (greedy) or more", "0.6"),
 )
 

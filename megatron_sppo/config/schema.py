@@ -8,20 +8,10 @@ default so that ``--help`` and the documentation are generated from here and can
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-
-def knob(default: Any, meaning: str) -> Any:
-    """A dataclass field with its default and a one-line meaning."""
-    return field(default=default, metadata={"meaning": meaning})
-
-
-def section(kind: type, meaning: str) -> Any:
-    """A nested config section built from its own defaults."""
-    return field(default_factory=kind, metadata={"meaning": meaning})
-
-
-REQUIRED = ""  # a knob without a sensible default; `arithmetic.check` names it when it is still empty
+from megatron_sppo.config.knobs import REQUIRED, knob, section
+from megatron_sppo.config.rewards import RewardConfig
 
 
 @dataclass(frozen=True)
@@ -127,12 +117,6 @@ class RolloutConfig:
         10, "prove by checksums, each Nth step and at start, that vLLM holds the trainer's weights; 0 = only at start"
     )
     max_logprob_gap: float = knob(0.5, "start-up gate: mean |log pi_trainer - log pi_engine| above this stops the run")
-
-
-@dataclass(frozen=True)
-class RewardConfig:
-    name: str = knob("boxed_exact", "boxed_exact, boxed_numeric, or an import path package.module:callable_or_class")
-    overlong_penalty: float = knob(0.0, "subtracted from the reward of a truncated response")
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def select_prompts(prompts: Prompts, indices: Sequence[int]) -> Prompts:
         golds=tuple(prompts.golds[i] for i in indices),
         sources=tuple(prompts.sources[i] for i in indices),
         tokens=prompts.tokens.select(indices),
+        messages=tuple(prompts.messages[i] for i in indices) if prompts.messages else (),
     )
 
 
@@ -83,10 +84,17 @@ def render_prompts(
         golds=tuple(rows[i].gold for i in kept),
         sources=tuple(rows[i].source for i in kept),
         tokens=Ragged.from_rows([tokens[i] for i in kept], torch.int64),
+        messages=tuple(dialogue_of(rows[i]) for i in kept),
     )
     prompt_set = PromptSet(prompts, num_filtered=len(rows) - len(kept), num_truncated=len(long) if truncate else 0)
     announce(prompt_set, max_prompt_tokens, name)
     return prompt_set
+
+
+def dialogue_of(row: Row) -> tuple[tuple[str, str], ...]:
+    """(role, content) of the row as the data has it; a plain text is the user's."""
+    prompt = row.messages_or_text
+    return (("user", prompt),) if isinstance(prompt, str) else tuple((message.role, message.content) for message in prompt)
 
 
 def announce(prompt_set: PromptSet, max_prompt_tokens: int, name: str) -> None:

@@ -22,7 +22,7 @@ def answer_classes(answers: Sequence[Sequence[str | None]], reward: Reward) -> l
     """
     questions = [(row, first, other) for row, found in enumerate(answers) for first, other in unsettled(found)]
     verdicts = reward([Sample("", f"\\boxed{{{other}}}", first, "", truncated=False) for _, first, other in questions])
-    same = {question for question, verdict in zip(questions, verdicts, strict=True) if verdict > 0.5}
+    same = {question for question, verdict in zip(questions, verdicts, strict=True) if float(verdict) > 0.5}
     return [group(found, row, same) for row, found in enumerate(answers)]
 
 

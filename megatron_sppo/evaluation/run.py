@@ -33,10 +33,10 @@ from megatron_sppo.evaluation.scoring import GradedProblem, Result, averages, gr
 from megatron_sppo.evaluation.store import write_whole
 from megatron_sppo.evaluation.table import comparison_table, results_table
 from megatron_sppo.parallel import platform
-from megatron_sppo.rewards.load import REWARDS, CheckedReward, load_reward
+from megatron_sppo.rewards.checked import CheckedReward
+from megatron_sppo.rewards.load import load_accuracy
 
 DEFAULT_GRADERS = ("math", "math_reasoning360")
-WITHOUT_MATH = ("boxed_numeric",)
 BASELINE_FOLDER = "baseline"
 
 
@@ -55,8 +55,7 @@ def prepare(config: EvalConfig, world_size: int) -> Prepared:
     if world_size % config.tp:
         raise UserError(f"--tp {config.tp} does not divide the {world_size} ranks; choose a divisor, or another --nproc")
     sets = load_problems(config.benchmarks, config.data, config.overlap, config.limit)
-    names = config.graders or tuple(name for name in DEFAULT_GRADERS if name in REWARDS) or WITHOUT_MATH
-    graders = {name: load_reward(RewardConfig(name=name)) for name in names}
+    graders = {name: load_accuracy(RewardConfig(name=name)) for name in config.graders or DEFAULT_GRADERS}
     output = Path(config.output)
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file; name a folder")

@@ -103,7 +103,7 @@ def grade(reward: Reward, golds: Sequence[str], responses: Sequence[Sequence[Res
         for gold, found in zip(golds, responses, strict=True)
         for response in found
     ]
-    graded = iter(reward(samples))
+    graded = map(float, reward(samples))
     return [tuple(next(graded) for _ in found) for found in responses]
 
 

@@ -75,7 +75,8 @@ class Validator:
         return results
 
     def _result(self, step: int, benchmark: Benchmark, rollouts: Rollouts) -> Validation:
-        rewards_B = grade_rollouts(self.reward, rollouts)
+        graded = grade_rollouts(self.reward, rollouts)
+        rewards_B = graded.rewards
         accuracy = estimate(per_problem_mean(rewards_B, rollouts.prompt_index_B, len(benchmark.prompts)))
         num_samples = self.config.samples
         correct_P = (rewards_B > 0.5).view(-1, num_samples).sum(1).tolist()  # samples of one prompt are adjacent
@@ -89,7 +90,9 @@ class Validator:
                 prompt=prompts.texts[p],
                 response=rollouts.texts[i],
                 gold=prompts.golds[p],
-                reward=float(rewards_B[i]),
+                answer=graded.verdicts[i].answer,
+                reward=graded.verdicts[i].reward,
+                reason=graded.verdicts[i].reason,
                 num_tokens=int(rollouts.response_tokens.lengths[i]),
                 truncated=bool(rollouts.truncated_B[i]),
             )

@@ -19,7 +19,9 @@ class Sample:
     prompt: str
     response: str
     gold: str
+    answer: str | None  # what the reward read
     reward: float
+    reason: str  # why
     num_tokens: int
     truncated: bool
 

@@ -1,92 +1,96 @@
-"""A reward from its name or import path, wrapped once: its result is checked and the overlong penalty applied."""
+"""From ``reward.*`` to a reward: names, import paths, weighted sums, a choice by source."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from megatron_sppo.config.schema import RewardConfig
+from megatron_sppo.config.rewards import RewardConfig
 from megatron_sppo.errors import UserError
 from megatron_sppo.rewards.boxed import BoxedExact, BoxedNumeric
+from megatron_sppo.rewards.checked import CheckedReward
+from megatron_sppo.rewards.format import FormatReward
+from megatron_sppo.rewards.learned import RewardModel
+from megatron_sppo.rewards.length import LengthPenalty
 from megatron_sppo.rewards.math.reward import MathReward, Reasoning360Reward
-from megatron_sppo.rewards.protocol import Reward, Sample
+from megatron_sppo.rewards.mixture import BySource, Term, WeightedSum, heaviest_term, parse_terms
+from megatron_sppo.rewards.protocol import Reward
 
-REWARDS: dict[str, type[Reward]] = {
-    "math": MathReward,
-    "math_reasoning360": Reasoning360Reward,
-    "boxed_exact": BoxedExact,
-    "boxed_numeric": BoxedNumeric,
+REWARDS: dict[str, Callable[[RewardConfig], Reward]] = {
+    "math": lambda config: MathReward(),
+    "math_reasoning360": lambda config: Reasoning360Reward(),
+    "boxed_exact": lambda config: BoxedExact(),
+    "boxed_numeric": lambda config: BoxedNumeric(),
+    "model": lambda config: RewardModel(config.model),
+    "format": lambda config: FormatReward(),
 }
+MATH_GRADERS = ("math", "math_reasoning360", "boxed_exact", "boxed_numeric")
 
 
-@dataclass(frozen=True)
-class CheckedReward:
-    """``reward`` with its result checked, less ``overlong_penalty`` where the response was cut off."""
-
-    name: str
-    reward: Reward
-    overlong_penalty: float
-
-    def __call__(self, samples: Sequence[Sample]) -> list[float]:
-        grades = self.grade(samples)
-        return [grade - self.overlong_penalty * sample.truncated for grade, sample in zip(grades, samples, strict=True)]
-
-    def grade(self, samples: Sequence[Sample]) -> list[float]:
-        """The reward's own verdict, without the penalty (accuracy reads this)."""
-        result = self.reward(samples)
-        try:
-            grades = [float(value) for value in result]
-        except (TypeError, ValueError) as error:
-            raise self._fault(f"returned {repr(result)[:80]}") from error
-        if len(grades) != len(samples):
-            raise self._fault(f"returned {len(grades)} values for {len(samples)} samples")
-        bad = next((index for index, grade in enumerate(grades) if not math.isfinite(grade)), None)
-        if bad is not None:
-            raise self._fault(f"returned {grades[bad]} for sample {bad} (gold {samples[bad].gold!r})")
-        return grades
-
-    def _fault(self, what: str) -> UserError:
-        return UserError(f"reward.name={self.name!r} {what}; return one finite number per sample, in order.")
+def load_reward(config: RewardConfig, max_response_tokens: int) -> CheckedReward:
+    """What training optimises; UserError if ``config`` names something that does not exist."""
+    penalty = LengthPenalty(config.overlong_penalty, config.overlong_buffer, max_response_tokens)
+    return CheckedReward(config.name, _by_source(config, lambda terms: terms), penalty if config.overlong_penalty else None)
 
 
-def load_reward(config: RewardConfig) -> CheckedReward:
-    """The reward that ``config`` names; :class:`UserError` if there is no such thing."""
-    factory = REWARDS.get(config.name)
-    reward = factory() if factory is not None else import_reward(config.name)
-    return CheckedReward(config.name, reward, config.overlong_penalty)
+def load_accuracy(config: RewardConfig) -> CheckedReward:
+    """What validation reports: of each sum the term with the largest weight alone, no penalty."""
+    return CheckedReward(config.name, _by_source(config, lambda terms: (Term(1.0, heaviest_term(terms).name),)))
 
 
-def import_reward(name: str) -> Reward:
+def _by_source(config: RewardConfig, chosen: Callable[[Sequence[Term]], Sequence[Term]]) -> Reward:
+    def of(knob: str, expression: str) -> Reward:
+        return _sum_of(config, knob, chosen(parse_terms(knob, expression)))
+
+    otherwise = of("reward.name", config.name)
+    if not config.by_source:
+        return otherwise
+    pairs = [_pattern_and_expression(entry) for entry in config.by_source]
+    return BySource([pattern for pattern, _ in pairs], [of("reward.by_source", expression) for _, expression in pairs], otherwise)
+
+
+def _pattern_and_expression(entry: str) -> tuple[str, str]:
+    pattern, equals, expression = entry.partition("=")
+    if not (pattern.strip() and equals and expression.strip()):
+        raise UserError(f"reward.by_source={entry!r} is not source=reward; write for example taco*=code.")
+    return pattern.strip(), expression.strip()
+
+
+def _sum_of(config: RewardConfig, knob: str, terms: Sequence[Term]) -> Reward:
+    rewards = [_one(config, knob, term.name) for term in terms]
+    return rewards[0] if len(terms) == 1 and terms[0].weight == 1.0 else WeightedSum(terms, rewards)
+
+
+def _one(config: RewardConfig, knob: str, name: str) -> Reward:
+    factory = REWARDS.get(name)
+    return factory(config) if factory is not None else import_reward(knob, name)
+
+
+def import_reward(knob: str, name: str) -> Reward:
     """``package.module:attribute``: a function, a callable object, or a class that is made without arguments."""
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
-        raise UserError(
-            f"reward.name={name!r} is neither {' nor '.join(REWARDS)} nor an import path; write package.module:attribute."
-        )
+        raise UserError(f"{knob}={name!r} is neither {' nor '.join(REWARDS)} nor an import path; write package.module:attribute.")
     try:
         found: Any = getattr(importlib.import_module(module_name), attribute, None)
     except ImportError as error:
-        raise UserError(
-            f"reward.name={name!r} cannot be imported ({error}); correct it or add its folder to PYTHONPATH."
-        ) from error
+        raise UserError(f"{knob}={name!r} cannot be imported ({error}); correct it or add its folder to PYTHONPATH.") from error
     if found is None:
-        raise UserError(f"reward.name={name!r}: module {module_name} has no `{attribute}`; correct the name after the colon.")
+        raise UserError(f"{knob}={name!r}: module {module_name} has no `{attribute}`; correct the name after the colon.")
     if inspect.isclass(found):
-        found = instantiate(found, name)
+        found = instantiate(knob, name, found)
     if not callable(found):
         raise UserError(
-            f"reward.name={name!r} is a {type(found).__name__} and cannot be called; name a function or a class with __call__."
+            f"{knob}={name!r} is a {type(found).__name__} and cannot be called; name a function or class with __call__."
         )
     return found  # type: ignore[no-any-return]
 
 
-def instantiate(kind: type, name: str) -> Any:
+def instantiate(knob: str, name: str, kind: type) -> Any:
     try:
         inspect.signature(kind).bind()
     except TypeError as error:
-        raise UserError(f"reward.name={name!r} is a class that needs arguments ({error}); give them defaults.") from error
+        raise UserError(f"{knob}={name!r} is a class that needs arguments ({error}); give them defaults.") from error
     return kind()

@@ -11,7 +11,7 @@ from megatron_sppo.data.prompts import PromptStream, render_prompts
 from megatron_sppo.data.rows import ChatMessage, Row, read_rows
 from megatron_sppo.data.tokenizer import load_tokenizer
 from megatron_sppo.rewards.boxed import parse_number
-from megatron_sppo.rewards.load import load_reward
+from megatron_sppo.rewards.load import load_accuracy
 from megatron_sppo.rewards.protocol import Sample
 
 from .tiny_tokenizers import R1_TEMPLATE, write_bpe
@@ -54,17 +54,17 @@ def test_every_row_is_one_user_message_that_asks_for_a_box(name: str) -> None:
 @pytest.mark.parametrize("name", NUM_ROWS)
 @pytest.mark.parametrize("reward_name", ["boxed_exact", "boxed_numeric"])
 def test_each_gold_in_a_box_is_right(name: str, reward_name: str) -> None:
-    reward = load_reward(RewardConfig(name=reward_name))
+    reward = load_accuracy(RewardConfig(name=reward_name))
     graded = [row for row in rows_of(name) if row.gold.count("{") == row.gold.count("}")]  # Minerva's cut golds fit in no box
     samples = [
         Sample("", f"<think>\\boxed{{0}}</think>\n\\boxed{{{row.gold}}}", row.gold, row.source, truncated=False) for row in graded
     ]
-    assert sum(reward(samples)) == len(samples)
+    assert sum(map(float, reward(samples))) == len(samples)
 
 
 @pytest.mark.parametrize("name", NUM_NUMERIC_GOLDS)
 def test_numeric_golds_are_right_in_other_spellings_and_wrong_when_off_by_one(name: str) -> None:
-    reward = load_reward(RewardConfig(name="boxed_numeric"))
+    reward = load_accuracy(RewardConfig(name="boxed_numeric"))
     values = {row.gold: parse_number(row.gold) for row in rows_of(name)}
     golds = [row.gold for row in rows_of(name) if values[row.gold] is not None]
     assert len(golds) == NUM_NUMERIC_GOLDS[name]
@@ -73,7 +73,7 @@ def test_numeric_golds_are_right_in_other_spellings_and_wrong_when_off_by_one(na
         samples = [
             Sample("", f"\\boxed{{{answer}}}", gold, "", truncated=False) for answer, gold in zip(answers, golds, strict=True)
         ]
-        assert set(reward(samples)) == {grade}
+        assert {float(verdict) for verdict in reward(samples)} == {grade}
 
 
 def test_dapo_through_the_chat_template(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_no_sinks_is_a_sink() -> None:
 
 def test_samples_continue_too(tmp_path: Path) -> None:
     def sample(step: int) -> Sample:
-        return Sample(step, "arith", "arith:0", "2+2=", "\\boxed{4} \u2713", "4", 1.0, 7, False)
+        return Sample(step, "arith", "arith:0", "2+2=", "\\boxed{4} \u2713", "4", "4", 1.0, "same text", 7, False)
 
     with SampleWriter(tmp_path, 0) as writer:
         writer.write([sample(0), sample(5)])

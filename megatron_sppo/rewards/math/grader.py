@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from megatron_sppo.rewards.math.ast import Node
 from megatron_sppo.rewards.math.bounds import MAX_CHARACTERS, TooComplex, Unreadable
@@ -17,6 +17,7 @@ from megatron_sppo.rewards.math.parser import parse
 from megatron_sppo.rewards.math.tokenizer import Reading
 from megatron_sppo.rewards.math.words import same_words, words_of
 from megatron_sppo.rewards.math.workers import Pool, shared_pool
+from megatron_sppo.rewards.protocol import Verdict
 
 NO_BOX, UNREADABLE, DIFFERENT, TIMEOUT, TOO_LONG = "no box", "unreadable", "different", "timeout", "too long"
 SIGNED_EXPONENT = re.compile(r"[0-9][eE][+-][0-9]")
@@ -28,16 +29,8 @@ PHRASES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """``reason`` says which comparison decided: "same text", "number", "words", "mathematics" for right answers."""
-
-    reward: float
-    answer: str | None
-    reason: str
-
-
 def grade_strict(gold: str, response: str, pool: Pool | None = None) -> Verdict:
+    """The reason says which comparison decided: "same text", "number", "words", "mathematics" for right answers."""
     answer = last_box(response)
     if answer is None:
         return Verdict(0.0, None, NO_BOX)

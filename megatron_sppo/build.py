@@ -80,11 +80,24 @@ def prepare(config: Config, world_size: int) -> Prepared:
         critic_hf=critic_hf,
         tokenizer=tokenizer,
         train=train,
-        prompts=PromptStream(train, config.prompts_per_step, config.seed, config.data.shuffle),
+        prompts=prompt_stream(train, config, algorithm),
         benchmarks=benchmarks,
         reward=load_reward(config.reward, config.rollout.max_response_tokens),
         algorithm=algorithm,
     )
+
+
+def prompt_stream(train: PromptSet, config: Config, algorithm: Algorithm) -> PromptStream:
+    """Batches of a step's prompts, or of the pool that a curriculum draws them from."""
+    curriculum = config.data.curriculum
+    if curriculum.by == "off":
+        return PromptStream(train, config.prompts_per_step, config.seed, config.data.shuffle)
+    if not algorithm.uses_critic:
+        raise UserError(
+            f"data.curriculum.by={curriculum.by} asks a critic and algorithm.name={config.algorithm.name} has none: set off."
+        )
+    pool = config.prompts_per_step * curriculum.pool
+    return PromptStream(train, pool, config.seed, config.data.shuffle, "prompts_per_step x data.curriculum.pool")
 
 
 def check_checkpoint(config: Config) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from megatron_sppo.batch import Rollouts
 from megatron_sppo.checkpoint.checkpointer import Checkpointer
 from megatron_sppo.config.schema import Config
 from megatron_sppo.critic import Critic
+from megatron_sppo.data.curriculum import Drawn, draw, everything
 from megatron_sppo.data.prompts import PromptStream
 from megatron_sppo.evaluation.validation import Validation, Validator
 from megatron_sppo.monitor.clock import StepClock
@@ -69,9 +71,12 @@ class Trainer:
         parts = self.parts
         clock = StepClock(on_phase=self.log.phase, synchronize=platform.synchronize)
         learns = step > self.config.critic.warmup_steps
-        prompts = parts.prompts.next_batch()
+        with clock.phase("curriculum"):
+            drawn = self._draw(step)
         with clock.phase("rollout"), parts.engine.awake():
-            rollouts = parts.engine.generate(prompts, parts.algorithm.sampling(step), parts.decode, self.log.progress("rollout"))
+            rollouts = parts.engine.generate(
+                drawn.prompts, parts.algorithm.sampling(step), parts.decode, self.log.progress("rollout")
+            )
         with clock.phase("reward"):
             graded = grade_rollouts(parts.reward, rollouts)
             rewards_B = graded.rewards
@@ -91,9 +96,10 @@ class Trainer:
                 actor_metrics = parts.actor.update(actor_batch, parts.algorithm.actor_loss, seed=step)
             with clock.phase("reshard"):
                 parts.sync.push(step)
-        self.log.calibration(step, values_B, rewards_B)
+        self.log.calibration(step, calibration_columns(drawn, rollouts, values_B, rewards_B))
         num_tokens = int(rollouts.prompt_tokens.lengths.sum() + rollouts.response_tokens.lengths.sum())
         return {
+            **drawn.metrics,
             **graded.metrics(),
             **rollout_metrics(rollouts, rewards_B, values_B, actor_batch.advantages, old_logprobs),
             **metrics.values(critic_metrics),
@@ -101,6 +107,16 @@ class Trainer:
             "data/epoch": parts.prompts.epoch,
             **clock.metrics(num_tokens, platform.peak_device_gib()),
         }
+
+    def _draw(self, step: int) -> Drawn:
+        """The next prompts in data order, or those that the critic's view of the next ones chooses."""
+        parts, curriculum = self.parts, self.config.data.curriculum
+        prompts = parts.prompts.next_batch()
+        if curriculum.by == "off":
+            return everything(prompts)
+        return draw(
+            prompts, parts.critic.values(prompts.tokens), self.config.prompts_per_step, curriculum, self.config.seed, step
+        )
 
     def _reference_logprobs(self, rollouts: Rollouts, old_logprobs: Ragged) -> Ragged:
         if not self.parts.algorithm.needs_reference:
@@ -154,6 +170,18 @@ def rollout_metrics(
         "advantage/std": float(advantages_B.std(correction=0)),
         **metrics.length_summary(rollouts.response_tokens.lengths, rollouts.truncated_B),
         **mismatch_metrics(gap_N),
+    }
+
+
+def calibration_columns(
+    drawn: Drawn, rollouts: Rollouts, values_B: Tensor, rewards_B: Tensor
+) -> dict[str, Sequence[str | float]]:
+    """What V said and what came of it, per response; with the probability of its prompt to be drawn."""
+    return {
+        "prompt": [rollouts.prompts.ids[index] for index in rollouts.prompt_index_B.tolist()],
+        "probability": drawn.probability_P[rollouts.prompt_index_B].tolist(),
+        "value": values_B.tolist(),
+        "reward": rewards_B.tolist(),
     }
 
 

@@ -56,6 +56,7 @@ def check(
         "algorithm.kl.estimator=k1 in the loss has a gradient of zero mean and regularises nothing: set it to k2 or k3",
     )
     _check_length_penalty(config)
+    _check_curriculum(config)
     _check_positions(config, actor_shape, critic_shape)
     return _warnings(config)
 
@@ -69,6 +70,18 @@ def _check_length_penalty(config: Config) -> None:
     _require(
         buffer <= limit,
         f"reward.overlong_buffer={buffer} is longer than rollout.max_response_tokens={limit}: lower it (DAPO: a fifth)",
+    )
+
+
+def _check_curriculum(config: Config) -> None:
+    curriculum = config.data.curriculum
+    _require(
+        curriculum.by != "band" or curriculum.low < curriculum.high,
+        f"data.curriculum.low={curriculum.low} is not below data.curriculum.high={curriculum.high}: swap or change them",
+    )
+    _require(
+        curriculum.by == "off" or curriculum.pool > 1,
+        "data.curriculum.pool=1 leaves nothing to choose from: set it to 2 or more",
     )
 
 

@@ -120,6 +120,20 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True)
+class CurriculumConfig:
+    """Prompts chosen by the critic's V(s_p) before any rollout."""
+
+    by: Literal["off", "variance", "band"] = knob(
+        "off",
+        "variance = prefer uncertain prompts, weight V(1 - V); band = prompts with V in [low, high] alike; off = data order",
+    )
+    pool: int = knob(4, "prompts looked at for each one that is rolled out; the others wait for the next epoch")
+    low: float = knob(0.1, "smallest V of the band")
+    high: float = knob(0.9, "largest V of the band")
+    uniform: float = knob(0.1, "share of the draws that ignores V, so that a wrong critic cannot lock a prompt out")
+
+
+@dataclass(frozen=True)
 class DataConfig:
     train: tuple[str, ...] = knob((), "jsonl or parquet files")
     validation: tuple[str, ...] = knob((), "jsonl or parquet files, one benchmark each; may be empty")
@@ -130,6 +144,7 @@ class DataConfig:
     prompt_suffix: str = knob("", "text appended to each user prompt")
     overlong: Literal["filter", "truncate_left"] = knob("filter", "prompts longer than rollout.max_prompt_tokens")
     shuffle: bool = knob(True, "a new seeded order each epoch")
+    curriculum: CurriculumConfig = section(CurriculumConfig, "prompts by difficulty")
 
 
 @dataclass(frozen=True)

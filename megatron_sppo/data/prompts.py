@@ -107,12 +107,12 @@ def announce(prompt_set: PromptSet, max_prompt_tokens: int, name: str) -> None:
 
 
 class PromptStream:
-    """Endless batches of ``prompts_per_step`` prompts; the same on every rank, resumable at any point."""
+    """Endless batches of prompts; the same on every rank, resumable at any point. ``knob`` names the batch size in errors."""
 
-    def __init__(self, prompt_set: PromptSet, prompts_per_step: int, seed: int, shuffle: bool) -> None:
-        order = EpochOrder(len(prompt_set), prompts_per_step, seed, shuffle)
+    def __init__(self, prompt_set: PromptSet, batch_size: int, seed: int, shuffle: bool, knob: str = "prompts_per_step") -> None:
+        order = EpochOrder(len(prompt_set), batch_size, seed, shuffle)
         self._prompts = prompt_set.prompts
-        self._cursor = BatchCursor(order, "prompts_per_step", prompt_set.fingerprint())
+        self._cursor = BatchCursor(order, knob, prompt_set.fingerprint())
 
     @property
     def epoch(self) -> float:

@@ -12,8 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from torch import Tensor
-
 from megatron_sppo.config.schema import LoggingConfig
 from megatron_sppo.monitor.jsonl import JsonlFile
 from megatron_sppo.monitor.progress import ProgressLine
@@ -43,7 +41,7 @@ class RunLog:
 
     def train(self, step: int, metrics: Mapping[str, float]) -> None: ...
     def validation(self, step: int, results: Sequence[Validated]) -> None: ...
-    def calibration(self, step: int, values_B: Tensor, rewards_B: Tensor) -> None: ...
+    def calibration(self, step: int, columns: Mapping[str, Sequence[str | float]]) -> None: ...
 
 
 class MainRunLog(RunLog):
@@ -87,6 +85,7 @@ class MainRunLog(RunLog):
         self._samples.write(sample for result in results for sample in result.samples)
         self._line.validation(step, merged)
 
-    def calibration(self, step: int, values_B: Tensor, rewards_B: Tensor) -> None:
-        for value, reward in zip(values_B.tolist(), rewards_B.tolist(), strict=True):
-            self._calibration.append({"step": step, "value": value, "reward": reward})
+    def calibration(self, step: int, columns: Mapping[str, Sequence[str | float]]) -> None:
+        """One row per response."""
+        for row in zip(*columns.values(), strict=True):
+            self._calibration.append({"step": step, **dict(zip(columns, row, strict=True))})

@@ -57,6 +57,23 @@ MISTAKES = {
     "missing reward module": Mistake("reward.name=no_such_package:f", "reward.name", "no_such_package:f", "correct it or add"),
     "missing reward function": Mistake("reward.name=math:no_such_name", "reward.name", "no_such_name", "correct the name"),
     "reward is no function": Mistake("reward.name=math:pi", "reward.name", "math:pi", "name a function or a class"),
+    "a sum of rewards that cannot be read": Mistake("reward.name=math*2", "reward.name", "math*2", "0.9*math + 0.1*format"),
+    "no reward for a source": Mistake("reward.by_source=[taco]", "reward.by_source", "taco", "write for example taco*=code"),
+    "no reward model": Mistake("reward.name=model", "reward.model.path", "''", "point it at the HF folder"),
+    "reward model is a policy": Mistake(
+        "reward.name=model reward.model.path=DIR/llama", "reward.model.path", "llama", "choose a"
+    ),
+    "length buffer without a penalty": Mistake(
+        "reward.overlong_buffer=4", "reward.overlong_buffer", "4", "set reward.overlong_p"
+    ),
+    "length buffer beyond the limit": Mistake(
+        "reward.overlong_buffer=99 reward.overlong_penalty=1", "reward.overlong_buffer", "99", "lower it"
+    ),
+    "empty band": Mistake("data.curriculum.by=band data.curriculum.low=0.9", "data.curriculum.low", "0.9", "swap or change them"),
+    "pool of one": Mistake("data.curriculum.by=variance data.curriculum.pool=1", "data.curriculum.pool", "1", "set it to 2"),
+    "pool beyond the data": Mistake(
+        "data.curriculum.by=variance", "prompts_per_step x data.curriculum.pool", "32", "set it between 1 and 24"
+    ),
     "greedy training": Mistake("rollout.temperature=0", "rollout.temperature", "0.0", "set rollout.temperature=0.6"),
     "certain prior": Mistake("critic.prior=1.0", "critic.prior", "1.0", "set critic.prior=0.5"),
     "no steps": Mistake("steps=0", "steps", "0", "set steps=1"),

@@ -44,7 +44,7 @@ class Confinement:
             os.closerange(NUM_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1] + 64)
             if self.filtered:
                 seccomp.install(os.getpid())
-            os.execve(self.interpreter, _command(runner, mode), {})  # noqa: S606
+            os.execve(self.interpreter, _command(self.interpreter, runner, mode), {})  # noqa: S606
         finally:
             os._exit(NOT_STARTED)
 
@@ -86,5 +86,5 @@ def _place(descriptors: Sequence[int]) -> None:
         os.dup2(descriptor, number)
 
 
-def _command(runner: str, mode: str) -> list[str]:
-    return ["python", "-I", "-S", "-B", "-X", "utf8", "-c", runner, mode]
+def _command(interpreter: str, runner: str, mode: str) -> list[str]:
+    return [interpreter, "-I", "-S", "-B", "-X", "utf8", "-c", runner, mode]

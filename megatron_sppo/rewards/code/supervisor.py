@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,22 @@ def _confinement(in_namespaces: bool, limits: dict[str, Any]) -> Confinement:
     new_root = in_namespaces and _new_root(readable, limits["file_mib"] * MIB)
     if not new_root:
         os.chdir("/")
-    rules = -1
-    if landlock.version():
-        # Without a root of its own a program writes nowhere: no limit of ours counts its files on a real disk.
-        writable = ["/dev/null", *([namespaces.WORK] if new_root else [])]
-        low = landlock.ruleset([*readable, *exposed.DEVICES], writable)
-        rules = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, FREE_DESCRIPTORS)  # out of the way of a program's own
-        os.close(low)
-    return Confinement(interpreter, in_namespaces, new_root, rules, seccomp.supported() and _seccomp_works(), limits)
+    filtered = seccomp.supported() and _seccomp_works()
+    return Confinement(interpreter, in_namespaces, new_root, _landlock_rules(new_root), filtered, limits)
+
+
+def _landlock_rules(new_root: bool) -> int:
+    """A descriptor out of the way of a program's own; -1 where there is no Landlock.
+
+    Without a root of its own a program writes nowhere: no limit of ours counts its files on a real disk.
+    """
+    if not landlock.version():
+        return -1
+    writable = ["/dev/null", *([namespaces.WORK] if new_root else [])]
+    low = landlock.ruleset([*exposed.readable_paths(), *exposed.DEVICES], writable)
+    rules = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, FREE_DESCRIPTORS)
+    os.close(low)
+    return rules
 
 
 def _new_root(readable: list[str], work_bytes: int) -> bool:
@@ -157,7 +166,14 @@ class Supervisor:
             while True:
                 os.waitpid(-1, 0)
         if self.confinement.new_root and any(os.scandir(namespaces.WORK)):
-            namespaces.fresh_work(self.confinement.limits["file_mib"] * MIB)
+            self._renew_folder()
+
+    def _renew_folder(self) -> None:
+        """A new file system, whatever was in the old one; Landlock's rules are about the old one."""
+        namespaces.fresh_work(self.confinement.limits["file_mib"] * MIB)
+        if self.confinement.landlock_rules >= 0:
+            os.close(self.confinement.landlock_rules)
+            self.confinement = replace(self.confinement, landlock_rules=_landlock_rules(new_root=True))
 
 
 def _children() -> list[int]:

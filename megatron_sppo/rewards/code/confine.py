@@ -14,7 +14,7 @@ from typing import Any
 from megatron_sppo.rewards.code import kernel, landlock, namespaces, seccomp
 
 MIB = 1 << 20
-NOT_STARTED = 113  # exit status of a program whose confinement failed
+MOST_DESCRIPTORS = 1 << 10  # more than a supervisor ever has
 NUM_DESCRIPTORS = 5  # stdin, stdout, stderr, source and jobs, results
 FREE_DESCRIPTORS = 20  # from here on descriptors are moved out of the way of those
 
@@ -30,8 +30,9 @@ class Confinement:
     filtered: bool
     limits: Mapping[str, Any]  # the fields of CodeLimits
 
-    def become(self, runner: str, mode: str, descriptors: Sequence[int], cpu_seconds: float) -> None:
-        """Never returns: this process is the program, or it is gone."""
+    def become(self, runner: str, mode: str, descriptors: Sequence[int], cpu_seconds: float, troubled: int) -> None:
+        """Never returns: this process is the program, or it has written to ``troubled``, which an exec closes, and is gone."""
+        trouble = fcntl.fcntl(troubled, fcntl.F_DUPFD_CLOEXEC, 2 * FREE_DESCRIPTORS)
         try:
             os.setsid()
             _place(descriptors)
@@ -41,12 +42,14 @@ class Confinement:
             kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
             if self.landlock_rules >= 0:
                 landlock.restrict_self(self.landlock_rules)
-            os.closerange(NUM_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[1] + 64)
+            os.closerange(NUM_DESCRIPTORS, trouble)
+            os.closerange(trouble + 1, MOST_DESCRIPTORS)
             if self.filtered:
                 seccomp.install(os.getpid())
             os.execve(self.interpreter, _command(self.interpreter, runner, mode), {})  # noqa: S606
         finally:
-            os._exit(NOT_STARTED)
+            os.write(trouble, b"!")
+            os._exit(1)
 
     def _limit(self, cpu_seconds: float) -> None:
         cpu, files = math.ceil(cpu_seconds), self.limits["file_mib"] * MIB

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from megatron_sppo.rewards.code.asserts import AssertTests, CallTable, Separated
-from megatron_sppo.rewards.code.confine import NOT_STARTED
 from megatron_sppo.rewards.code.expression import evaluate
 from megatron_sppo.rewards.code.gold import CallTests, StdioTests, Tests
 from megatron_sppo.rewards.code.limits import MIB, CodeLimits
@@ -27,6 +26,17 @@ EVALUATION_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, Recurs
 def _ample(expected: Any) -> int:
     """Bytes that any spelling of a right result fits into; what is longer need not be read."""
     return max(MIB, 16 * len(repr(expected)))
+
+
+def _failure(running: Program) -> str:
+    """How a program that has ended did not end well; empty where it did."""
+    assert running.report is not None
+    if not running.report["confined"]:
+        raise SandboxFailure("a program could not be confined")
+    status = int(running.report["status"])
+    # CPU time ends in these two; so does the kernel's last resort against memory.
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)
+    return "timeout" if killed else "runtime error" if status else ""
 
 
 class Failed(Exception):
@@ -76,15 +86,9 @@ class Grading:
                 raise Failed("wrong answer")
 
     def _judge_end(self, running: Program) -> None:
-        assert running.report is not None
-        status = int(running.report["status"])
-        if not status:
-            return
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == NOT_STARTED and not running.received(running.stderr):
-            raise SandboxFailure("a program could not be confined")
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
-            raise Failed("timeout")  # CPU time; the kernel's last resort against memory ends in the same signal
-        raise Failed("memory" if b"MemoryError" in running.received(running.stderr)[-1000:] else "runtime error")
+        failure = _failure(running)
+        if failure:
+            raise Failed("memory" if b"MemoryError" in running.received(running.stderr)[-1000:] else failure)
 
     @contextmanager
     def _conversation(self, mode: str) -> Iterator[Program]:
@@ -102,22 +106,13 @@ class Grading:
         running.allowance = min(result_bytes, self.output_bytes)
         line = running.line()
         if line is None:
-            self._judge_silence(running)
+            raise Failed(_failure(running) or "runtime error")
         try:
-            return read_result(line or b"")
+            return read_result(line)
         except Raised as error:
             raise Failed(REASONS.get(str(error), "runtime error")) from error
         except Unreadable as error:
             raise Failed("wrong answer") from error
-
-    def _judge_silence(self, running: Program) -> None:
-        assert running.report is not None
-        status = int(running.report["status"])
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
-            raise Failed("timeout")
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == NOT_STARTED:
-            raise SandboxFailure("a program could not be confined")
-        raise Failed("runtime error")
 
     def calls(self, tests: CallTests) -> None:
         """A result may be given as it is or, as APPS does, in a list of its own: the same way for all tests of a problem."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -37,12 +38,14 @@ class CodeReward:
         self.isolation = measured(self.pool)
         require(self.isolation, self.limits)
         log.info("code reward: %s; %d workers", self.isolation, self.pool.size)
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()  # of reasons, over all calls
+        self._lock = threading.Lock()
 
     def __call__(self, samples: Sequence[Sample]) -> list[Verdict]:
         with ThreadPoolExecutor(self.pool.size) as threads:
             verdicts = list(threads.map(self.verdict, samples))
-        self.counts.update(verdict.reason for verdict in verdicts)
+        with self._lock:
+            self.counts.update(verdict.reason for verdict in verdicts)
         return verdicts
 
     def verdict(self, sample: Sample) -> Verdict:

@@ -124,14 +124,17 @@ class Supervisor:
 
     def _run(self, job: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         started = time.monotonic()
+        trouble, troubled = os.pipe()
         program = os.fork()
         if program == 0:
-            self.confinement.become(self.runner, job["mode"], descriptors, job["seconds"])
-        for descriptor in descriptors:
+            self.confinement.become(self.runner, job["mode"], descriptors, job["seconds"], troubled)
+        for descriptor in (*descriptors, troubled):
             os.close(descriptor)
         status, usage = self._wait(program, started + job["seconds"] + 1.0)
         self._sweep()
-        return {"status": status, "cpu": usage.ru_utime + usage.ru_stime, "memory_kib": usage.ru_maxrss}
+        confined = not os.read(trouble, 1)
+        os.close(trouble)
+        return {"confined": confined, "status": status, "cpu": usage.ru_utime + usage.ru_stime, "memory_kib": usage.ru_maxrss}
 
     def _wait(self, program: int, deadline: float) -> tuple[int, Any]:
         """Until it ends, or the parent or the deadline says so. The parent's limit comes first; this one is for a lost parent."""

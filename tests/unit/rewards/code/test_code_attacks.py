@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.rewards.code.processes import descendants, resident_kib
+from tests.unit.rewards.code.processes import descendants, open_files, resident_kib
 
 LIMIT_SECONDS = 1.0  # conftest.LIMITS.test_seconds
 IO_TESTS = {"inputs": ["1 2\n"], "outputs": ["8315\n"]}
@@ -30,13 +30,14 @@ FORGERIES, MACHINE_ATTACKS = programs("forgeries.txt"), programs("machine_attack
 @pytest.fixture(autouse=True)
 def nothing_is_left(reward) -> Iterator[None]:
     """Around every attack: no process but the idle supervisors, no memory, no time."""
-    known, memory, started = descendants(), resident_kib(), time.monotonic()
+    known, memory, started, files = descendants(), resident_kib(), time.monotonic(), open_files()
     yield
     taken = time.monotonic() - started
     assert len(reward.pool._idle) <= reward.pool.size
     supervisors = {pid for worker in reward.pool._idle for pid in [worker.process.pid]}
     assert len(descendants() - known - supervisors) <= len(supervisors)  # the inner half of a new supervisor
     assert resident_kib() - memory < 24 * 1024
+    assert open_files() <= files + 2 * reward.pool.size  # a new supervisor has a socket
     assert taken < 3 * (LIMIT_SECONDS + 1)
 
 

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from megatron_sppo.errors import UserError
 from megatron_sppo.rewards.code import seccomp, syscalls
+from megatron_sppo.rewards.code.confine import Confinement
 from megatron_sppo.rewards.code.isolation import Isolation, require
 from megatron_sppo.rewards.code.limits import CodeLimits
 
@@ -152,6 +154,18 @@ def interpreted(steps: list[seccomp.Instruction], words: dict[int, int]) -> int:
                 code, bool(accumulator & operand)
             )
             at += if_true if holds else if_false
+
+
+def test_a_program_that_cannot_be_confined_is_told_apart_from_one_that_fails() -> None:
+    confinement = Confinement("/no/interpreter", False, False, -1, False, asdict(CodeLimits()))
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        confinement.become("", "stdio", [os.open(os.devnull, os.O_RDWR)] * 5, 1.0, writer)
+    os.close(writer)
+    assert os.read(reader, 9) == b"!"
+    os.close(reader)
+    assert os.waitpid(child, 0)[1] != 0
 
 
 @pytest.mark.parametrize(

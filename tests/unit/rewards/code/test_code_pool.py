@@ -78,6 +78,20 @@ def _is_supervisor(pid: int) -> bool:
         return False
 
 
+def test_tests_that_stay_whole_can_be_refused(make_sample) -> None:
+    sample = make_sample("def f(x): return x", {"test_code": "for n in range(3):\n    assert f(n) == n"})
+    for allowed, reason in ((True, "passed"), (False, "bad tests")):
+        made = CodeReward(CodeLimits(workers=1, tests_in_child=allowed))
+        assert made([sample])[0].reason == reason
+        made.close()
+
+
+def test_an_exit_status_does_not_cost_a_worker(reward, grade) -> None:
+    before = dict(reward.pool.counts)
+    assert {grade(f"import os\nos._exit({status})", doubling(1)).reason for status in range(1, 256, 8)} == {"runtime error"}
+    assert dict(reward.pool.counts) == before
+
+
 def test_closing_ends_all_processes() -> None:
     known = descendants()
     made = CodeReward(CodeLimits(workers=1))

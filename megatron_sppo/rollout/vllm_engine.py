@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -31,6 +31,8 @@ from megatron_sppo.rollout.weight_check import WeightCheck
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
     from vllm.outputs import CompletionOutput
+
+    from megatron_sppo.rollout.live_weights import LiveWeights, OnLanded
 
 
 @contextmanager
@@ -73,6 +75,8 @@ class VLLMEngine:
         self._stop_token_ids = {*config.stop_token_ids, *self._model.eos_token_ids}
         self._num_engines, self._engine_index, self._tp_rank = world_size // config.tp, rank // config.tp, rank % config.tp
         self._asleep: set[str] = set()
+        self._weights: LiveWeights | None = None
+        self._lost = False  # whether the weights are neither a checkpoint's nor the policy's
         configure_environment()
         import vllm
 
@@ -141,8 +145,10 @@ class VLLMEngine:
     def load_weights(self, tensors: HFTensors) -> None:
         """See the protocol. Written in place by vLLM's own loaders; needs the weights' memory, not the KV cache's."""
         self._wake("weights")
+        self._lost = True
         self._internals.on_model(self.llm, lambda model: cast(Any, model).load_weights(iter(tensors)))
         self._forget_prefixes()
+        self._lost = False
 
     def _forget_prefixes(self) -> None:
         if not self.llm.reset_prefix_cache():
@@ -156,6 +162,31 @@ class VLLMEngine:
         for name, tensor in tensors:
             check.compare(name, tensor)
         check.finish()
+
+    def open_weights(self, shapes: Mapping[str, tuple[int, ...]]) -> LiveWeights:
+        """This rank's weights as places to write to; ``shapes`` are those of the model's HF tensors. Once, before any sleep."""
+        from megatron_sppo.rollout.live_weights import LiveWeights
+        from megatron_sppo.rollout.vllm_trace import trace_loaders
+
+        dtype = self.llm.llm_engine.model_config.dtype
+        trace = self._internals.on_model(self.llm, lambda model: trace_loaders(model, shapes, dtype))
+        self._weights = LiveWeights(trace)
+        return self._weights
+
+    @contextmanager
+    def overwriting(self, on_landed: OnLanded | None = None) -> Iterator[None]:
+        """Inside, every weight is written through :meth:`open_weights`; needs the weights' memory, not the KV cache's.
+
+        Until the block has ended well the engine refuses to generate: its weights are neither the old nor the new ones.
+        """
+        assert self._weights is not None, "open_weights() comes first"
+        self._wake("weights")
+        lost, self._lost = self._lost, True
+        self._weights.begin(lost, on_landed)
+        yield
+        self._weights.end()
+        self._forget_prefixes()
+        self._lost = False
 
     @contextmanager
     def awake(self) -> Iterator[None]:
@@ -185,6 +216,8 @@ class VLLMEngine:
         self, token_rows: list[list[int]], params: list[SamplingParams], on_progress: OnProgress | None
     ) -> list[RequestOutput]:
         """Outputs in the order of ``token_rows``. An engine without prompts does nothing; no other engine waits for it."""
+        if self._lost:
+            raise RuntimeError("vLLM's weights were lost or half written; push the policy's before anything is generated.")
         if not token_rows:
             return []
         bar = _Progress.factory(on_progress) if on_progress else False

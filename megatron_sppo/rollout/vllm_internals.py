@@ -19,9 +19,10 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import vllm
@@ -104,6 +105,69 @@ def on_model(llm: vllm.LLM, function: Callable[[torch.nn.Module], Result]) -> Re
     """``function`` of the live model of this rank; a plain call, since the engine lives in this process."""
     results: list[Result] = llm.apply_model(function)
     return results[0]
+
+
+@contextmanager
+def loading_form(model: torch.nn.Module) -> Iterator[None]:
+    """Inside, every parameter but biases is on the meta device in the form in which the model's loaders fill it (unpacked,
+    unquantised), with its original loader; afterwards the live parameters are back, untouched.
+    """
+    reload = functools.partial(_symbol, "vllm.model_executor.model_loader.reload.layerwise")
+    reload("initialize_layerwise_reload")(model)
+    for module in model.modules():
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if hasattr(tensor, "weight_loader"):
+                tensor.weight_loader = reload("_get_original_loader")(tensor)
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            info = reload("LAYERWISE_INFO")[module]
+            if info.kernel_tensors is not None:
+                reload("_place_kernel_tensors")(module, info)
+            info.reset()
+        model._do_torchao_reload = model._original_do_torchao_reload  # type: ignore[assignment]  # noqa: SLF001
+
+
+def after_loading(module: torch.nn.Module, name: str) -> Literal["nothing", "copy", "unknown"]:
+    """What vLLM makes of a loaded parameter: nothing; a packed copy beside it; or something this file does not know."""
+    method = getattr(module, "quant_method", None)
+    linear = _symbol("vllm.model_executor.layers.linear", "UnquantizedLinearMethod")
+    embedding = _symbol("vllm.model_executor.layers.vocab_parallel_embedding", "UnquantizedEmbeddingMethod")
+    if method is None or (type(method) is linear and name == "bias"):
+        return "nothing"
+    if type(method) not in (linear, embedding):
+        return "unknown"
+    platform = _symbol("vllm.platforms", "current_platform")
+    if platform.is_cuda() or getattr(module, "cpu_linear", None) is torch.nn.functional.linear:
+        return "nothing"
+    return "copy" if platform.is_cpu() and type(method) is embedding else "unknown"
+
+
+def process_loaded(module: torch.nn.Module, landed: Mapping[str, torch.Tensor]) -> None:
+    """Run vLLM's step from loaded to kernel form on ``module`` with ``landed`` in place of its parameters; live kernel tensors
+    keep their addresses.
+    """
+    live = {name: param for name, param in module._parameters.items() if param is not None}  # noqa: SLF001
+    for name, tensor in landed.items():
+        param = torch.nn.Parameter(tensor, requires_grad=False)
+        param.__dict__.update(live[name].__dict__)
+        module._parameters[name] = param  # noqa: SLF001 - register_parameter() would reorder them
+    vars(module).pop("_already_called_process_weights_after_loading", None)
+    method: Any = module.quant_method
+    if _symbol("vllm.platforms", "current_platform").is_cpu() and getattr(method, "moe_kernel", None) is not None:
+        method.moe_kernel = None  # vLLM 0.32 packs a mixture's experts only while it has no kernel yet
+    method.process_weights_after_loading(module)
+    for name, kept in live.items():
+        made = module._parameters[name]  # noqa: SLF001
+        if made is kept:
+            continue
+        if made is None or made.shape != kept.shape or made.dtype != kept.dtype:
+            raise RuntimeError(
+                f"vLLM {vllm.__version__} changed the form of {name} in {type(module).__name__} when it was reloaded"
+            )
+        kept.data.copy_(made)
+        module._parameters[name] = kept  # noqa: SLF001
 
 
 def check_weights_are_live(model: torch.nn.Module) -> None:

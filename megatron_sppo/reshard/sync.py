@@ -1,0 +1,161 @@
+"""Weights from Megatron to vLLM by a plan: what a rank has never travels, what it lacks comes once, and arrives in place.
+
+Once: the layouts of all ranks become copies, and those that travel rounds under a cap, the same on every rank. Every step: write,
+prove now and then, forget cached prefixes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from megatron_sppo.models.engine import MegatronEngine
+from megatron_sppo.models.hf_config import HFModelConfig
+from megatron_sppo.parallel import platform
+from megatron_sppo.reshard.boxes import RankLayout, Shapes
+from megatron_sppo.reshard.catalogue import hf_shapes
+from megatron_sppo.reshard.copies import Copies
+from megatron_sppo.reshard.executor import Executor
+from megatron_sppo.reshard.planner import plan_copies
+from megatron_sppo.reshard.proof import Proof
+from megatron_sppo.reshard.rounds import Rounds, make_rounds
+from megatron_sppo.reshard.source import live_source
+from megatron_sppo.reshard.target import target_layout
+from megatron_sppo.reshard.traffic import Traffic, measure_traffic
+from megatron_sppo.rollout.vllm_engine import VLLMEngine
+from megatron_sppo.weights.mapping import mapped_parameters
+
+if TYPE_CHECKING:
+    from megatron_sppo.parallel.job import Job
+    from megatron_sppo.rollout.live_weights import LiveWeights  # imports vLLM
+
+
+@dataclass(frozen=True)
+class PushPlan:
+    """The same on every rank of the job."""
+
+    local: Copies
+    rounds: Rounds
+    traffic: Traffic
+
+    @classmethod
+    def make(
+        cls, source: RankLayout, target: RankLayout, shapes: Shapes, cap: int, itemsize: int, group: dist.ProcessGroup | None
+    ) -> PushPlan:
+        """From this rank's layouts. ``cap``: bytes that a rank sends or receives in one round. Collective over ``group``
+        (host).
+        """
+        everyone: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(everyone, (source, target, socket.gethostname()), group=group)
+        sources, targets, hosts = map(list, zip(*everyone, strict=True))
+        nodes = [sorted(set(hosts)).index(host) for host in hosts]
+        copies = plan_copies(sources, targets, shapes, nodes)
+        stays = copies.is_local
+        rounds = make_rounds(copies.take(~stays), len(nodes), cap // itemsize)
+        plan = cls(copies.take(stays), rounds, measure_traffic(copies, sources, targets, nodes, itemsize))
+        plan.check_agreement(group)
+        return plan
+
+    def digest(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        self.local.add_to(digest)
+        self.rounds.copies.add_to(digest)
+        digest.update(self.rounds.round.tobytes())
+        return digest.hexdigest()
+
+    def check_agreement(self, group: dist.ProcessGroup | None) -> None:
+        """RuntimeError where a rank has made another plan: the first byte would hang the job. Collective."""
+        digests: list[str] = [""] * dist.get_world_size(group)
+        dist.all_gather_object(digests, self.digest(), group=group)
+        others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+        if others:
+            raise RuntimeError(
+                f"Ranks {others} have planned another reshard than rank 0; they must run the same code and config."
+            )
+
+
+class ReshardSync:
+    """Implements the weight sync of :mod:`megatron_sppo.reshard.gather` with the fewest bytes. Building it is collective."""
+
+    def __init__(
+        self,
+        job: Job,
+        hf: HFModelConfig,
+        policy: MegatronEngine | None,
+        engine: VLLMEngine | None,
+        wire: torch.dtype,
+        cap: int,
+        verify_every: int,
+    ) -> None:
+        """``policy`` on ranks that train, ``engine`` on ranks that roll out; ``cap`` in bytes; ``wire``: dtype of vLLM's
+        weights.
+        """
+        self._job, self._engine, self._verify_every = job, engine, verify_every
+        shapes = hf_shapes(hf)
+        source_layout, self._source = _source_of(policy, hf, shapes)
+        self._weights = engine.open_weights(shapes) if engine is not None else None
+        self.plan = PushPlan.make(source_layout, _target_of(self._weights, shapes), shapes, cap, wire.itemsize, job.host_group)
+        copies = Copies.concatenate(self.plan.local, self.plan.rounds.copies)
+        self._proof = Proof(copies, tuple(shapes), job.rank, wire)
+        self._executor = Executor(
+            self.plan.local,
+            self.plan.rounds,
+            job.rank,
+            self._source,
+            self._weights,
+            wire,
+            platform.device(),
+            job.device_group,
+        )
+
+    def push(self, step: int) -> dict[str, float]:
+        """Replace every weight of vLLM by the policy's; returns metrics. Collective over the job.
+
+        Raises :class:`~megatron_sppo.errors.WeightMismatch` where the proof, made at step 0 and each Nth step, fails.
+        """
+        started = time.perf_counter()
+        is_proven = step == 0 or bool(self._verify_every and step % self._verify_every == 0)
+        if self._engine is None:
+            times = self._executor.run()
+        else:
+            with self._engine.overwriting(self._proof.subtract_target if is_proven else None):
+                times = self._executor.run()
+        platform.synchronize()
+        pushed = time.perf_counter()
+        if is_proven:
+            self._prove()
+        seconds = {f"reshard/{name}_seconds": value for name, value in asdict(times).items()}
+        rank = self._job.rank
+        return {
+            **seconds,
+            "reshard/push_seconds": pushed - started,
+            "reshard/proof_seconds": time.perf_counter() - pushed,
+            "reshard/received_gb": float(self.plan.traffic.received[rank]) / 1e9,
+            "reshard/staging_mib": self._executor.staging_bytes / 2**20,
+            "reshard/landing_mib": (self._weights.peak_landing_bytes if self._weights else 0) / 2**20,
+        }
+
+    def _prove(self) -> None:
+        self._proof.add_source(self._source)
+        if self._weights is not None:
+            for param in self._weights.comparable:
+                self._proof.subtract_target(param, self._weights.live(param))
+        self._proof.conclude(self._job.host_group)
+        self._proof.begin()
+
+
+def _source_of(policy: MegatronEngine | None, hf: HFModelConfig, shapes: Shapes) -> tuple[RankLayout, list[Tensor]]:
+    if policy is None:
+        return RankLayout.empty(), []
+    return live_source(mapped_parameters(policy.model), hf, shapes, policy.groups.tp_rank, policy.groups.layout.tp)
+
+
+def _target_of(weights: LiveWeights | None, shapes: Shapes) -> RankLayout:
+    return RankLayout.empty() if weights is None else target_layout(weights.names, weights.regions, shapes)

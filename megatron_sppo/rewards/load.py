@@ -83,7 +83,7 @@ def import_reward(knob: str, name: str) -> Reward:
         found = instantiate(knob, name, found)
     if not callable(found):
         raise UserError(
-            f"{knob}={name!r} is a {type(found).__name__}, and cannot be called; name a function or a class with __call__."
+            f"{knob}={name!r} cannot be called (type {type(found).__name__}); name a function or a class with __call__."
         )
     return found  # type: ignore[no-any-return]
 

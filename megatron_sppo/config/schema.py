@@ -110,9 +110,19 @@ class RolloutConfig:
     max_num_batched_tokens: int = knob(0, "vLLM scheduler budget; 0 = vLLM's default")
     gpu_memory_utilization: float = knob(0.8, "share of GPU memory given to vLLM")
     cpu_kv_cache_gib: float = knob(1.0, "KV cache per rank on CPU, GiB")
-    enforce_eager: bool = knob(False, "no CUDA graphs and no torch.compile in vLLM (always so on CPU)")
+    cpu_packed_weights: bool = knob(
+        False, "let vLLM's CPU backend pack its weights: faster where the CPU has AMX, but each push packs them anew"
+    )
+    execution: Literal["auto", "eager", "compiled"] = knob(
+        "auto",
+        "compiled = torch.compile and CUDA graphs in vLLM; auto = compiled on GPU, eager on CPU (where compiling needs g++)",
+    )
     sleep: bool = knob(True, "free vLLM's GPU memory while training")
     stop_token_ids: tuple[int, ...] = knob((), "stop tokens beside the model's end-of-sequence tokens")
+    weight_sync: Literal["reshard", "gather"] = knob(
+        "reshard", "reshard = each rank receives just the bytes it lacks; gather = every rank sees the whole model (the oracle)"
+    )
+    reshard_cap_mib: float = knob(32.0, "most MiB that a rank sends or receives at once; staging takes at most four times that")
     verify_weights_every: int = knob(
         10, "prove by checksums, each Nth step and at start, that vLLM holds the trainer's weights; 0 = only at start"
     )
@@ -225,7 +235,7 @@ class SFTConfig:
 class EvalConfig:
     """One evaluation of one model; each key is an option of `megatron-sppo eval`."""
 
-    model: str = knob(REQUIRED, "HF folder, or a run folder that holds one as hf/")
+    model: str = knob(REQUIRED, "HF folder, run folder (its hf/, else its latest checkpoint), or a checkpoint")
     benchmarks: tuple[str, ...] = knob((), "prepared sets (aime24,amc23) or name=path, comma-separated")
     data: str = knob("data", "folder of the prepared sets")
     output: str = knob("eval", "folder for samples, scores and tables; an interrupted evaluation goes on from it")

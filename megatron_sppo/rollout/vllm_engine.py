@@ -88,7 +88,7 @@ class VLLMEngine:
         vllm_internals.prepare()
         with _own_random_state():
             self._llm: LLM | None = vllm.LLM(**engine_options(config, model_path, dtype, seed))
-        if not platform.is_gpu():
+        if not platform.is_gpu() and not config.cpu_packed_weights:
             vllm_internals.on_model(self._llm, vllm_internals.check_weights_are_live)
 
     def _prepare_cpu(self, model_path: str | Path) -> None:
@@ -99,6 +99,7 @@ class VLLMEngine:
                 f"lacks; use one with {', '.join(map(str, supported))}."
             )
         self._internals.prepare_cpu()
+        self._internals.choose_cpu_weights(packed=self._config.cpu_packed_weights)
         self._internals.unlink_shared_memory()  # what a killed job with this port left behind
         dist.barrier(group=platform.host_group())
         atexit.register(self._internals.unlink_shared_memory)

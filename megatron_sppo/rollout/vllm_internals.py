@@ -6,8 +6,9 @@ Four changes. Everywhere:
 
 On the CPU backend alone:
 
-* *Plain GEMM.* vLLM moves each linear weight into a packed oneDNN handle and keeps a packed copy of ``lm_head``, so that
-  ``model.load_weights`` raises and writes in place are ignored. With ``F.linear`` on the parameter, weights are live as on CUDA.
+* *Plain GEMM*, unless packed weights are asked for. vLLM moves each linear weight into a packed oneDNN handle and keeps a packed
+  copy of ``lm_head``, so that ``model.load_weights`` raises and writes in place are ignored. With ``F.linear`` on the parameter,
+  weights are live as on CUDA.
 * *Shared-memory names.* Under ``external_launcher`` the segments in /dev/shm are named by the ranks of the group alone, so two
   jobs on one machine, or one after a crash, collide. The launcher's port joins the name.
 * *No C++ compiler at run time.* vLLM compiles two small functions with inductor at the first request, which needs g++ and takes
@@ -80,7 +81,6 @@ def prepare_cpu() -> None:
     """Apply the CPU changes once, before :func:`prepare` and the first engine."""
     # First: it is read when the modules of vLLM's layers are imported.
     _replace("vllm.platforms", "current_platform.simple_compile_backend", "eager")
-    _replace("vllm.model_executor.layers.utils", "dispatch_cpu_unquantized_gemm", _plain_gemm)
     communicator_module, namer = "vllm.distributed.device_communicators.cpu_communicator", "_CPUSHMDistributed.make_group_name"
     plain_name = _symbol(communicator_module, namer)
 
@@ -88,6 +88,14 @@ def prepare_cpu() -> None:
         return _job_name() + str(plain_name(communicator)).replace("/", "")
 
     _replace(communicator_module, namer, staticmethod(job_wide_name))
+
+
+def choose_cpu_weights(packed: bool) -> None:
+    """Of the engines of this process: packed by vLLM, or plain and live. Not while an engine of the other kind lives."""
+    module, name = "vllm.model_executor.layers.utils", "dispatch_cpu_unquantized_gemm"
+    original = getattr(_plain_gemm, "instead_of", None) or _symbol(module, name)
+    _plain_gemm.instead_of = original  # type: ignore[attr-defined]
+    _replace(module, name, original if packed else _plain_gemm)
 
 
 def cpu_head_sizes() -> list[int]:

@@ -39,7 +39,7 @@ def engine_options(config: RolloutConfig, model_path: str | Path, dtype: torch.d
         "seed": seed,
         "max_model_len": config.max_prompt_tokens + config.max_response_tokens,
         "max_num_seqs": config.max_num_seqs,
-        "enforce_eager": config.enforce_eager or not platform.is_gpu(),
+        "enforce_eager": not (config.execution == "compiled" or (config.execution == "auto" and platform.is_gpu())),
         "enable_prefix_caching": True,
         "async_scheduling": False,  # the ranks of an engine must schedule in lockstep
         "logprobs_mode": "processed_logprobs",  # of the distribution sampled from: after temperature, top-k and top-p
@@ -52,6 +52,8 @@ def engine_options(config: RolloutConfig, model_path: str | Path, dtype: torch.d
         options |= {"gpu_memory_utilization": config.gpu_memory_utilization, "enable_sleep_mode": config.sleep}
     else:
         options["kv_cache_memory_bytes"] = int(config.cpu_kv_cache_gib * _GIB)
+        # A key of vLLM's cache of compiled models, which would otherwise mix up the two.
+        options["additional_config"] = {"cpu_packed_weights": config.cpu_packed_weights}
     return options
 
 

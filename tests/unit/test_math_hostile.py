@@ -97,6 +97,8 @@ HOSTILE = {
     "superscripts": "2" + "⁹" * 900,
     "empty group": "{}",
     "only commands": r"\frac",
+    "an accent without its argument": r"1+\overline",
+    "a subscript without its argument": "x_",
     "unfinished": r"\frac{1}{",
     "sums": r"\sum_{n=1}^{10^{12}} n",
     "integral": r"\int_0^\infty e^{-x^2} dx",

@@ -223,6 +223,8 @@ class Arithmetic(Cursor):
     def raw_group(self) -> str:
         """The words of ``{...}`` or of one token, joined: part of a symbol's name."""
         if not self.accept("{"):
+            if self.token.kind == "end":
+                raise Unreadable("missing argument")
             self.position += 1
             return self.tokens[self.position - 1].text
         words: list[str] = []

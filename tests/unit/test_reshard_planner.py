@@ -287,3 +287,22 @@ def test_a_destination_outside_its_tensor_is_refused() -> None:
     targets[0] = replace(targets[0], boxes=replace(targets[0].boxes, rows=targets[0].boxes.rows + 1))
     with pytest.raises(UnplannableLayout, match="outside"):
         plan_copies(sources, targets, shapes, cluster.nodes)
+
+
+@pytest.mark.parametrize("cap", [1 << 14, 1 << 16])
+def test_rounds_are_few_and_cut_no_more_than_they_must(cap: int) -> None:
+    hf, cluster = dense(hidden_size=256, ffn_size=1024), Cluster(tp=2, pp=2, dp=2, rollout_tp=4, num_engines=2)
+    copies, *_ = planned(hf, cluster)
+    moving = copies.take(~copies.is_local)
+    rounds = make_rounds(moving, cluster.world_size, cap)
+    busiest = max(np.bincount(side, weights=moving.size).max() for side in (moving.source, moving.target))
+    channels = len(np.unique(moving.source * cluster.world_size + moving.target))
+    assert rounds.num_rounds <= -(-busiest // (0.75 * cap))
+    assert len(rounds.copies) <= len(moving) + channels * rounds.num_rounds, "no row is too wide here"
+
+
+def test_rows_wider_than_a_share_of_the_cap_are_cut() -> None:
+    hf, cluster = dense(hidden_size=256), Cluster(tp=1, pp=2, rollout_tp=2)
+    copies, *_ = planned(hf, cluster)
+    rounds = make_rounds(copies.take(~copies.is_local), cluster.world_size, cap=400)
+    assert rounds.copies.columns.max() <= 100 and rounds.copies.size.sum() == copies.take(~copies.is_local).size.sum()

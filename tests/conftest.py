@@ -26,6 +26,10 @@ settings.load_profile("project")
 TIERS = ("unit", "distributed", "engine_cpu", "end_to_end", "gpu")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole-matrix", action="store_true", help="every combination, where a test runs a sample by default")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test's folder is its tier, and its tier is its marker."""
     for item in items:

@@ -24,6 +24,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_tied": ("qwen2", {"tie_word_embeddings": True}),
     "qwen2_28h4kv": ("qwen2", {"num_attention_heads": 28, "num_key_value_heads": 4, "intermediate_size": 256}),
     "qwen2_12h2kv": ("qwen2", {"num_attention_heads": 12, "num_key_value_heads": 2, "intermediate_size": 192}),
+    "qwen2_1kv": ("qwen2", {"num_key_value_heads": 1}),
     "qwen2_odd_vocab": ("qwen2", {"vocab_size": VOCABULARY + 1}),
     "qwen2_tied_odd_vocab": ("qwen2", {"vocab_size": VOCABULARY + 1, "tie_word_embeddings": True}),
     "qwen2_deep": ("qwen2", {"num_hidden_layers": 4}),

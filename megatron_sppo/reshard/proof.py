@@ -35,6 +35,7 @@ class Proof:
         self.begin()
 
     def begin(self) -> None:
+        """Forget what was added and subtracted."""
         self._sums_N = torch.zeros(len(self._copies), dtype=torch.int64)
 
     def add_source(self, source: Sequence[Tensor]) -> None:
@@ -51,8 +52,10 @@ class Proof:
 
     def conclude(self, group: dist.ProcessGroup | None) -> None:
         """Raise :class:`WeightMismatch` on every rank of ``group`` (host memory) if the ends of any copy differ. Collective."""
-        dist.all_reduce(self._sums_N, group=group)
-        wrong = self._sums_N.nonzero()[:, 0].tolist()
+        sums_N = self._sums_N
+        self.begin()
+        dist.all_reduce(sums_N, group=group)
+        wrong = sums_N.nonzero()[:, 0].tolist()
         if wrong:
             more = f" (and {len(wrong) - _SHOWN} more)" if len(wrong) > _SHOWN else ""
             raise WeightMismatch(

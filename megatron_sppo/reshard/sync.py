@@ -34,7 +34,7 @@ from megatron_sppo.weights.mapping import mapped_parameters
 
 if TYPE_CHECKING:
     from megatron_sppo.parallel.job import Job
-    from megatron_sppo.rollout.live_weights import LiveWeights  # imports vLLM
+    from megatron_sppo.rollout.live_weights import LiveWeights, Mode  # imports vLLM
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class ReshardSync:
         platform.synchronize()
         pushed = time.perf_counter()
         if is_proven:
-            self._prove()
+            self.prove()
         seconds = {f"reshard/{name}_seconds": value for name, value in asdict(times).items()}
         rank = self._job.rank
         return {
@@ -142,13 +142,22 @@ class ReshardSync:
             "reshard/landing_mib": (self._weights.peak_landing_bytes if self._weights else 0) / 2**20,
         }
 
-    def _prove(self) -> None:
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """How each parameter of this rank's engine is written."""
+        return self._weights.modes if self._weights is not None else ()
+
+    def prove(self) -> None:
+        """Raise WeightMismatch on all ranks unless vLLM holds the policy's weights to the last bit. Collective over the job.
+
+        Parameters that vLLM keeps in kernel form are compared in the course of a push, before they are turned into it: with such
+        ones, call it through :meth:`push`.
+        """
         self._proof.add_source(self._source)
         if self._weights is not None:
             for param in self._weights.comparable:
                 self._proof.subtract_target(param, self._weights.live(param))
         self._proof.conclude(self._job.host_group)
-        self._proof.begin()
 
 
 def _source_of(policy: MegatronEngine | None, hf: HFModelConfig, shapes: Shapes) -> tuple[RankLayout, list[Tensor]]:

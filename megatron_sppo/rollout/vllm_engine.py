@@ -11,7 +11,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -147,7 +147,7 @@ class VLLMEngine:
         """See the protocol. Written in place by vLLM's own loaders; needs the weights' memory, not the KV cache's."""
         self._wake("weights")
         self._lost = True
-        self._internals.on_model(self.llm, lambda model: cast(Any, model).load_weights(iter(tensors)))
+        self._internals.load_weights(self.llm, tensors)
         self._forget_prefixes()
         self._lost = False
 
@@ -173,6 +173,10 @@ class VLLMEngine:
         trace = self._internals.on_model(self.llm, lambda model: trace_loaders(model, shapes, dtype))
         self._weights = LiveWeights(trace)
         return self._weights
+
+    def forget_weights(self) -> None:
+        """The live weights are garbage from here on: nothing can be generated before all are written, padding included."""
+        self._lost = True
 
     @contextmanager
     def overwriting(self, on_landed: OnLanded | None = None) -> Iterator[None]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -135,6 +135,25 @@ def loading_form(model: torch.nn.Module) -> Iterator[None]:
                 reload("_place_kernel_tensors")(module, info)
             info.reset()
         model._do_torchao_reload = model._original_do_torchao_reload  # type: ignore[assignment]  # noqa: SLF001
+
+
+def load_weights(llm: vllm.LLM, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Replace all weights by vLLM's own loaders; what vLLM packs or quantises is made anew, module by module."""
+    model = on_model(llm, lambda model: model)
+    loader: Any = model
+    modules: list[Any] = [
+        module for module in model.modules() if getattr(module, "quant_method", None) and hasattr(module, "weight")
+    ]
+    if all(after_loading(module, "weight") == "nothing" for module in modules):
+        loader.load_weights(iter(tensors))
+        return
+    shared = [module for module in modules if any(module.weight is other.weight for other in modules if other is not module)]
+    reload = functools.partial(_symbol, "vllm.model_executor.model_loader.reload")
+    reload("initialize_layerwise_reload")(model)
+    loader.load_weights(iter(tensors))
+    reload("finalize_layerwise_reload")(model, llm.llm_engine.model_config)
+    for module in shared:  # vLLM 0.32 leaves a tied lm_head's packed copy as it was
+        process_loaded(module, {})
 
 
 def after_loading(module: torch.nn.Module, name: str) -> Literal["nothing", "copy", "unknown"]:

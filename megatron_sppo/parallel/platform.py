@@ -71,8 +71,8 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_distributed() -> tuple[int, int]:
-    """Join the job that torchrun started, or become a world of one. Returns (rank, world size). Idempotent."""
+def prepare_process() -> None:
+    """What a process needs before it joins any world. Idempotent."""
     if not is_gpu():
         megatron_cpu.install()
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
@@ -81,13 +81,23 @@ def start_distributed() -> tuple[int, int]:
     # `kill -USR1 <pid>` prints where every thread of a rank stands: the first question when a job hangs.
     if sys.__stderr__ is not None:  # the process's own: sys.stderr may be a buffer without a file descriptor
         faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)
+
+
+def start_distributed() -> tuple[int, int]:
+    """Join the job that torchrun started, or become a world of one. Returns (rank, world size). Idempotent."""
+    prepare_process()
     if not dist.is_initialized():
         if "RANK" not in os.environ:
             os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
-        if is_gpu():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if is_gpu() else "gloo", timeout=_TIMEOUT)
+        join_world()
     return dist.get_rank(), dist.get_world_size()
+
+
+def join_world(store: dist.Store | None = None, rank: int = -1, size: int = -1) -> None:
+    """Make the default process group: the launcher's ranks, or ``size`` ranks that meet in ``store``."""
+    if is_gpu():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if is_gpu() else "gloo", timeout=_TIMEOUT, store=store, rank=rank, world_size=size)
 
 
 @cache

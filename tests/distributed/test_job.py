@@ -1,0 +1,13 @@
+"""A job in two parts: torch worlds that do not notice each other, and a group over all of their ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.distributed.programs import job_groups
+
+
+def test_two_worlds_and_a_bridge(torchrun: Callable[..., str]) -> None:
+    output = torchrun(job_groups.__file__, 4, timeout=90)
+    assert "rank 2 is done: training rank 2 (rank 2 of the job)" in output
+    assert "rank 3 is done: rollout rank 0 (rank 3 of the job)" in output

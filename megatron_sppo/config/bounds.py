@@ -54,6 +54,7 @@ TRAINING: tuple[Bound, ...] = (
     *at_least(0, "validation.limit", "validation.dump_samples", "checkpoint.every"),
     *_sampling("rollout"),
     *_sampling("validation"),
+    Bound("rollout.reshard_cap_mib", lambda mib: mib >= 1, "at least 1", "32"),
     Bound("critic.prior", lambda prior: 0 < prior < 1, "strictly between 0 and 1", "0.5"),
     Bound("algorithm.clip_low", lambda clip: 0 < clip < 1, "strictly between 0 and 1", "0.2"),
     Bound("algorithm.clip_high", lambda clip: clip > 0, "above 0", "0.2"),

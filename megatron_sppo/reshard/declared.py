@@ -28,6 +28,7 @@ class Cluster:
 
     tp: int = 1
     pp: int = 1
+    vpp: int = 1  # chunks of layers of a stage: stage 0 of 2 with 2 chunks holds the first and the third quarter
     dp: int = 1  # context-parallel ranks count here: they hold the same weights
     ep: int = 1
     expert_tp: int = 1
@@ -43,6 +44,11 @@ class Cluster:
         stage = self.tp * self.dp
         if stage % (self.ep * self.expert_tp):
             raise UserError(f"ep={self.ep} x expert_tp={self.expert_tp} does not divide the {stage} ranks of a stage; lower one.")
+        if self.order == "tp-pp-dp" and self.pp > 1 and self.ep * self.expert_tp not in {1, self.tp}:
+            raise UserError(
+                f"order=tp-pp-dp needs ep x expert_tp = tp, as Megatron does, and ep={self.ep}, expert_tp={self.expert_tp}, "
+                f"tp={self.tp} do not fit: use tp-dp-pp."
+            )
         if not self.separate and self.num_rollout_ranks > self.num_train_ranks:
             raise UserError(
                 f"{self.num_engines} engines of TP{self.rollout_tp} need more than the {self.num_train_ranks} training ranks; "
@@ -110,12 +116,46 @@ def _experts(hf: MoEModelConfig, cluster: Cluster, layer: int, stage_rank: int) 
     return found
 
 
+def _layers(hf: HFModelConfig, cluster: Cluster, pp_rank: int) -> list[int]:
+    """Of a stage, chunk by chunk."""
+    per_chunk = hf.num_layers // (cluster.pp * cluster.vpp)
+    starts = [(chunk * cluster.pp + pp_rank) * per_chunk for chunk in range(cluster.vpp)]
+    return [layer for start in starts for layer in range(start, start + per_chunk)]
+
+
+def check_divides(hf: HFModelConfig, cluster: Cluster) -> None:
+    """UserError where the model cannot be cut as the cluster says."""
+    stages = cluster.pp * cluster.vpp
+    cuts = [
+        (f"pp={cluster.pp} x vpp={cluster.vpp}", stages, hf.num_layers, "layers"),
+        (f"tp={cluster.tp}", cluster.tp, hf.num_heads, "attention heads"),
+        (f"rollout_tp={cluster.rollout_tp}", cluster.rollout_tp, hf.num_heads, "attention heads"),
+    ]
+    if isinstance(hf, MoEModelConfig):
+        rollout = (hf.num_experts, "experts") if cluster.rollout_ep else (hf.expert_ffn_size, "rows of an expert")
+        cuts += [
+            (f"ep={cluster.ep}", cluster.ep, hf.num_experts, "experts"),
+            (f"expert_tp={cluster.expert_tp}", cluster.expert_tp, hf.expert_ffn_size, "rows of an expert"),
+            (f"rollout_tp={cluster.rollout_tp}", cluster.rollout_tp, *rollout),
+        ]
+    else:
+        cuts += [
+            (f"tp={cluster.tp}", cluster.tp, hf.ffn_size, "rows of the MLP"),
+            (f"rollout_tp={cluster.rollout_tp}", cluster.rollout_tp, hf.ffn_size, "rows of the MLP"),
+        ]
+    for knob, parts, size, what in cuts:
+        if size % parts:
+            raise UserError(f"{knob} does not divide {size} {what}; choose a divisor.")
+    for knob, tp in (("tp", cluster.tp), ("rollout_tp", cluster.rollout_tp)):
+        if hf.num_kv_heads % tp and tp % hf.num_kv_heads:
+            raise UserError(
+                f"{knob}={tp} neither divides {hf.num_kv_heads} KV heads nor is a multiple of them; choose one that is."
+            )
+
+
 def megatron_layout(hf: HFModelConfig, cluster: Cluster, rank: int, shapes: Shapes) -> RankLayout:
     """What a training rank holds."""
     tp_rank, dp_rank, pp_rank = cluster.coordinates(rank)
-    per_stage = hf.num_layers // cluster.pp
-    if per_stage * cluster.pp != hf.num_layers:
-        raise UserError(f"pp={cluster.pp} does not divide {hf.num_layers} layers; choose a divisor.")
 
     def parameter(name: str) -> ShardedParameter:
         rule = rule_for(name, hf)
@@ -124,7 +164,7 @@ def megatron_layout(hf: HFModelConfig, cluster: Cluster, rank: int, shapes: Shap
         return ShardedParameter(name, rule, tp_rank, cluster.tp)
 
     held = [parameter("embedding.word_embeddings.weight")] if pp_rank == 0 else []
-    for layer in range(pp_rank * per_stage, (pp_rank + 1) * per_stage):
+    for layer in _layers(hf, cluster, pp_rank):
         held += [parameter(f"decoder.layers.{layer}.{name}") for name in _layer_names(hf)]
         if isinstance(hf, MoEModelConfig):
             held += _experts(hf, cluster, layer, dp_rank * cluster.tp + tp_rank)
@@ -182,6 +222,7 @@ def vllm_layout(hf: HFModelConfig, cluster: Cluster, tp_rank: int, shapes: Shape
 
 def layouts(hf: HFModelConfig, cluster: Cluster, shapes: Shapes) -> tuple[list[RankLayout], list[RankLayout]]:
     """(sources, targets) of every rank of the cluster, for :func:`~megatron_sppo.reshard.planner.plan_copies`."""
+    check_divides(hf, cluster)
     nothing = RankLayout.empty()
     sources = [megatron_layout(hf, cluster, rank, shapes) for rank in range(cluster.num_train_ranks)]
     sources += [nothing] * (cluster.world_size - cluster.num_train_ranks)

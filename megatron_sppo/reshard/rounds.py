@@ -12,6 +12,7 @@ R = ceil(60 / (32 - 4)) = 3, and each sends 5 rows = 10 per round.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -105,3 +106,12 @@ def check_cap(rounds: Rounds, world_size: int, cap: int) -> None:
     for rank in (rounds.copies.source, rounds.copies.target):
         load = np.bincount(rounds.round * world_size + rank, weights=rounds.copies.size)
         assert load.max(initial=0) <= cap, f"{int(load.max())} elements in one round, over the cap of {cap}"
+
+
+def plan_digest(local: Copies, rounds: Rounds) -> str:
+    """Equal where two plans are: what ranks compare before the first byte."""
+    digest = hashlib.blake2b(digest_size=16)
+    local.add_to(digest)
+    rounds.copies.add_to(digest)
+    digest.update(rounds.round.tobytes())
+    return digest.hexdigest()

@@ -6,7 +6,6 @@ prove now and then, forget cached prefixes.
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import time
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from megatron_sppo.reshard.copies import Copies
 from megatron_sppo.reshard.executor import Executor
 from megatron_sppo.reshard.planner import plan_copies
 from megatron_sppo.reshard.proof import Proof
-from megatron_sppo.reshard.rounds import Rounds, make_rounds
+from megatron_sppo.reshard.rounds import Rounds, make_rounds, plan_digest
 from megatron_sppo.reshard.source import live_source
 from megatron_sppo.reshard.target import target_layout
 from megatron_sppo.reshard.traffic import Traffic, measure_traffic
@@ -63,17 +62,10 @@ class PushPlan:
         plan.check_agreement(group)
         return plan
 
-    def digest(self) -> str:
-        digest = hashlib.blake2b(digest_size=16)
-        self.local.add_to(digest)
-        self.rounds.copies.add_to(digest)
-        digest.update(self.rounds.round.tobytes())
-        return digest.hexdigest()
-
     def check_agreement(self, group: dist.ProcessGroup | None) -> None:
         """RuntimeError where a rank has made another plan: the first byte would hang the job. Collective."""
         digests: list[str] = [""] * dist.get_world_size(group)
-        dist.all_gather_object(digests, self.digest(), group=group)
+        dist.all_gather_object(digests, plan_digest(self.local, self.rounds), group=group)
         others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
         if others:
             raise RuntimeError(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from megatron_sppo.errors import UserError
 from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.reshard.boxes import RankLayout, Shapes
 from megatron_sppo.reshard.catalogue import MoEModelConfig, hf_shapes
@@ -55,23 +56,28 @@ def random_cluster(rng: random.Random, hf: HFModelConfig) -> Cluster:
     if not most:
         rollout_tp, most = 1, tp * pp * dp
     moe = isinstance(hf, MoEModelConfig)
+    order = rng.choice(["tp-dp-pp", "tp-pp-dp"])
+    ep = rng.choice([e for e in (1, 2, 4, 8) if tp * dp % e == 0]) if moe else 1
     return Cluster(
         tp=tp,
         pp=pp,
+        vpp=rng.choice([1, hf.num_layers // pp]),
         dp=dp,
-        ep=rng.choice([e for e in (1, 2, 4, 8) if tp * dp % e == 0]) if moe else 1,
+        ep=ep,
         rollout_tp=rollout_tp,
         num_engines=rng.randint(1, most),
         rollout_ep=moe and rng.random() < 0.5,
         separate=separate,
         ranks_per_node=rng.choice([1, 2, 4, 8]),
-        order=rng.choice(["tp-dp-pp", "tp-pp-dp"]),
+        order=order if pp == 1 or ep in {1, tp} else "tp-dp-pp",
         vocab_multiple=rng.choice([1, 16, 64]),
     )
 
 
 def with_expert_tp(rng: random.Random, cluster: Cluster) -> Cluster:
     sizes = [size for size in (1, 2, 4) if cluster.tp * cluster.dp % (size * cluster.ep) == 0]
+    if cluster.order == "tp-pp-dp" and cluster.pp > 1:
+        sizes = [size for size in sizes if size * cluster.ep in {1, cluster.tp}]
     return replace(cluster, expert_tp=rng.choice(sizes))
 
 
@@ -306,3 +312,17 @@ def test_rows_wider_than_a_share_of_the_cap_are_cut() -> None:
     copies, *_ = planned(hf, cluster)
     rounds = make_rounds(copies.take(~copies.is_local), cluster.world_size, cap=400)
     assert rounds.copies.columns.max() <= 100 and rounds.copies.size.sum() == copies.take(~copies.is_local).size.sum()
+
+
+@pytest.mark.parametrize(
+    ("changes", "knob"),
+    [({"rollout_tp": 8, "tp": 8}, "tp=8"), ({"pp": 3}, "pp=3"), ({"tp": 16, "rollout_tp": 1}, "tp=16"), ({"vpp": 3}, "vpp=3")],
+)
+def test_a_layout_that_does_not_divide_names_the_knob(changes: dict[str, int], knob: str) -> None:
+    with pytest.raises(UserError, match=knob):
+        planned(dense(num_heads=28, num_kv_heads=4) if "tp" in changes else dense(), Cluster(**changes))
+
+
+def test_an_order_that_megatron_refuses_is_refused() -> None:
+    with pytest.raises(UserError, match="order=tp-pp-dp"):
+        Cluster(tp=2, pp=2, dp=2, ep=4, order="tp-pp-dp")

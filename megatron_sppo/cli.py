@@ -1,4 +1,4 @@
-"""The console script ``megatron-sppo``: train, sft, check, report, data, eval, grade, config.
+"""The console script ``megatron-sppo``: train, sft, check, report, export, data, eval, grade, config.
 
 Nothing heavy is imported before a subcommand runs, so that ``--help`` answers at once. A mistake of the user ends with
 one line on stderr and exit code 2.
@@ -46,6 +46,12 @@ example:
 
 Works on a run that is still going, too."""
 
+EXPORT_EXAMPLE = """\
+example:
+  megatron-sppo export runs/r1_7b/checkpoints/step_000200 --output models/r1_7b_step200
+
+Any layout can be exported on one rank; more ranks (--tp) share the memory."""
+
 GRADE_EXAMPLE = """\
 example:
   megatron-sppo grade --input responses.jsonl --output graded.jsonl --workers 4
@@ -92,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     report = _add(commands, "report", "draw a run: a self-contained report.html and its plots", REPORT_EXAMPLE, _report)
     report.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder with metrics.jsonl")
     report.add_argument("--title", help="heading of the report (default: the folder's name)")
+    _add_export(commands)
     _add_data(commands)
     _add_eval(commands)
     _add_grade(commands)
@@ -133,6 +140,15 @@ def _add_check(commands: Commands) -> None:
         "--dtype", choices=("auto", "fp32", "bf16"), default="auto", help="default: auto = bf16 on GPU, fp32 on CPU"
     )
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+
+
+def _add_export(commands: Commands) -> None:
+    parser = _add(commands, "export", "write the policy of a checkpoint as an HF folder", EXPORT_EXAMPLE, _export)
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", type=Path, help="<run_dir>/checkpoints/step_*, or <run_dir>: its latest"
+    )
+    parser.add_argument("--output", metavar="DIR", type=Path, help="default: hf inside the checkpoint's folder")
+    parser.add_argument("--tp", metavar="N", type=int, default=1, help="ranks that share the model on the way (default: 1)")
 
 
 def _add_data(commands: Commands) -> None:
@@ -212,10 +228,25 @@ def _eval(arguments: argparse.Namespace) -> int:
     config = config_of(arguments)
     from megatron_sppo.evaluation.run import main as evaluate
     from megatron_sppo.evaluation.run import prepare
+    from megatron_sppo.evaluation.sampling import needs_export
 
     if arguments.nproc is not None:
-        return _launch(arguments.nproc, ["eval", *words_of(config)], lambda: prepare(config, arguments.nproc))
+        checkable = not any(map(needs_export, (config.model, config.baseline)))  # else the ranks check, once they have exported
+        check = (lambda: prepare(config, arguments.nproc)) if checkable else (lambda: None)
+        return _launch(arguments.nproc, ["eval", *words_of(config)], check)
     evaluate(config)
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    if arguments.tp < 1:
+        raise UserError(f"--tp {arguments.tp} exports nothing: use --tp 1 or more")
+    if arguments.tp > 1 and "RANK" not in os.environ:
+        output = ["--output", str(arguments.output)] if arguments.output else []
+        return _launch(arguments.tp, ["export", str(arguments.checkpoint), "--tp", str(arguments.tp), *output])
+    from megatron_sppo.checkpoint.export import main as export
+
+    export(arguments.checkpoint, arguments.output, arguments.tp)
     return 0
 
 

@@ -31,13 +31,22 @@ _PROGRESS = ("params", "step")  # of an optimizer's parameter group: what traini
 _Job = tuple[Callable[..., None], tuple[Any, ...]]
 
 
+def _metadata(engine: MegatronEngine) -> dict[str, Any]:
+    return {**_FORMAT, "dp_cp_group": engine.groups.pg.dp_cp}
+
+
+def model_state(engine: MegatronEngine) -> dict[str, Any]:
+    """The model's sharded tensors alone; inside ``engine.groups.active()``."""
+    state: dict[str, Any] = engine.model.sharded_state_dict(metadata=_metadata(engine))
+    return state
+
+
 def _state(engine: MegatronEngine, is_loading: bool) -> dict[str, Any]:
-    metadata = {**_FORMAT, "dp_cp_group": engine.groups.pg.dp_cp}
     # Adam's moments appear at the first step; an actor in the critic's warm-up has not made one.
     for part in getattr(engine.optimizer, "chained_optimizers", [engine.optimizer]):
         part.init_state_fn(part.optimizer, part.config)
-    model = engine.model.sharded_state_dict(metadata=metadata)
-    optimizer = engine.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=metadata)
+    model = model_state(engine)
+    optimizer = engine.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=_metadata(engine))
     return {"model": model, "optimizer": optimizer, "scheduler_steps": engine.scheduler.num_steps}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch.distributed as dist
 
 from megatron_sppo import __version__
+from megatron_sppo.checkpoint.export import ensure_exported
 from megatron_sppo.config.bounds import EVAL, check_bounds
 from megatron_sppo.config.schema import EvalConfig, RewardConfig
 from megatron_sppo.errors import UserError
@@ -28,11 +29,12 @@ from megatron_sppo.evaluation.comparison import (
 )
 from megatron_sppo.evaluation.estimators import Estimate, mean_over_benchmarks
 from megatron_sppo.evaluation.problems import Problems, load_problems
-from megatron_sppo.evaluation.sampling import Subject, read_subject, sample_missing, sampling_settings
+from megatron_sppo.evaluation.sampling import Subject, needs_export, read_subject, sample_missing, sampling_settings
 from megatron_sppo.evaluation.scoring import GradedProblem, Result, averages, grade_problems, results_of
 from megatron_sppo.evaluation.store import write_whole
 from megatron_sppo.evaluation.table import comparison_table, results_table
 from megatron_sppo.parallel import platform
+from megatron_sppo.parallel.collectives import broadcast_object
 from megatron_sppo.rewards.checked import CheckedReward
 from megatron_sppo.rewards.load import load_accuracy
 
@@ -72,6 +74,9 @@ def main(config: EvalConfig) -> None:
     rank, world_size = platform.start_distributed()
     platform.quiet_upstream()
     logging.basicConfig(level=logging.WARNING if rank == 0 else logging.ERROR, format="%(message)s")
+    for path in (config.model, config.baseline):
+        if broadcast_object(needs_export(path)):
+            ensure_exported(path, config.tp)
     prepared = prepare(config, world_size)
     sample_missing(prepared.subjects, config)
     dist.barrier(group=platform.host_group())

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_sppo.batch import Prompts, SamplingPlan
+from megatron_sppo.checkpoint.export import exported
 from megatron_sppo.config.schema import DataConfig, EvalConfig, RolloutConfig
 from megatron_sppo.data.prompts import PromptSet, render_prompts, select_prompts
 from megatron_sppo.data.tokenizer import Tokenizer, load_tokenizer
@@ -57,10 +58,17 @@ class Subject:
 
 
 def model_folder(path: str) -> Path:
-    """``path``, or the exported policy of the run folder that it is."""
+    """``path``, or the HF form of the run folder or checkpoint that it is."""
     folder = Path(path)
-    exported = folder / "hf"
-    return exported if not (folder / "config.json").is_file() and (exported / "config.json").is_file() else folder
+    for candidate in (folder, folder / "hf", exported(folder)):
+        if candidate is not None and (candidate / "config.json").is_file():
+            return candidate
+    return folder
+
+
+def needs_export(path: str) -> bool:
+    """Whether ``path`` is a sharded checkpoint, or a run that has nothing else, whose HF form is not there yet."""
+    return bool(path) and not (model_folder(path) / "config.json").is_file() and exported(path) is not None
 
 
 def read_subject(path: str, knob: str, sets: Sequence[Problems], config: EvalConfig, output: Path) -> Subject:

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_sppo.monitor.jsonl import read_jsonl
-from tests.end_to_end.runs import TinyModel, command, finish, rows, start, train, without_clocks, write_config
-from tests.launch import kill_tree
+from tests.end_to_end.runs import AS_A_USER, TinyModel, command, finish, rows, start, train, without_clocks, write_config
+from tests.launch import kill_tree, run_in_group
 
 STEPS, INTERRUPTED_AFTER = 10, 5
 # What resume could get wrong: optimizer moments, schedule position, data cursor, the critic's warm-up, the reference policy (the
@@ -106,6 +106,10 @@ def test_the_run_had_something_to_get_wrong(runs: Runs) -> None:
         "the reference is the initial policy, not the last step's"
     )
     assert 0 < sum(row["reward/mean"] for row in steps.values()) < STEPS
+    assert all(row["reward/length_penalty"] > 0 for row in steps.values())
+    assert {row["curriculum/passed_over"] for row in steps.values()} == {8}
+    chances = [row["probability"] for row in read_jsonl(runs.whole / "calibration.jsonl")]
+    assert chances[0] == 0.5 and len(set(chances)) > 10, "V is its prior at first and then tells prompts apart"
 
 
 @pytest.mark.parametrize("name", ["samples.jsonl", "calibration.jsonl"])
@@ -115,10 +119,7 @@ def test_files_of_rows_are_the_same(runs: Runs, name: str) -> None:
 
 
 def test_the_exported_policy_is_the_same_to_the_last_bit(runs: Runs, tiny_model: TinyModel) -> None:
-    whole, resumed, initial = (
-        {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
-        for folder in (runs.whole / "hf", runs.resumed / "hf", tiny_model("qwen2"))
-    )
+    whole, resumed, initial = map(tensors, (runs.whole / "hf", runs.resumed / "hf", tiny_model("qwen2")))
     assert whole.keys() == resumed.keys() == initial.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert not torch.equal(whole["lm_head.weight"], initial["lm_head.weight"])
@@ -128,3 +129,28 @@ def test_checkpoints_are_left_as_an_uninterrupted_run_leaves_them(runs: Runs) ->
     for folder in (runs.whole, runs.resumed):
         names = {child.name for child in (folder / "checkpoints").iterdir()}
         assert {"latest", "step_000005", "step_000010"} <= names <= {"latest", "best", "step_000005", "step_000010"}
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
+def test_a_checkpoint_becomes_an_hf_folder_by_any_layout(runs: Runs, tmp_path: Path) -> None:
+    """The run had TP 2; one rank and two read its shards."""
+    expected = tensors(runs.whole / "hf")
+    for tp in (1, 2):
+        output = tmp_path / f"tp{tp}"
+        run_in_group(command("export", runs.whole, "--output", output, "--tp", tp), AS_A_USER)
+        found = tensors(output)
+        assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_a_checkpoint_is_evaluated_like_its_export(runs: Runs, tmp_path: Path) -> None:
+    held_out = runs.whole.parent / "held_out.jsonl"
+    words = ["--benchmarks", f"sums={held_out}", "--samples", 2, "--max-tokens", 12, "--cpu-kv-cache-gib", 0.0625]
+    words += ["--graders", "boxed_numeric", "--max-num-seqs", 16]
+    for model, name in ((runs.whole / "hf", "hf"), (runs.whole / "checkpoints" / "step_000010", "checkpoint")):
+        run_in_group(command("eval", "--nproc", 2, "--model", model, *words, "--output", tmp_path / name), AS_A_USER)
+    one, other = ((tmp_path / name / "sums.jsonl").read_text() for name in ("hf", "checkpoint"))
+    assert one == other and one.count("\n") == 4
+    assert (runs.whole / "checkpoints" / "step_000010" / "hf" / "config.json").is_file()

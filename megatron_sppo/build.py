@@ -25,7 +25,7 @@ from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.models.hf_config import HFModelConfig, read_hf_config
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.groups import Layout, build_groups
-from megatron_sppo.reshard.gather import GatherSync
+from megatron_sppo.reshard.weight_sync import build_weight_sync
 from megatron_sppo.rewards.checked import CheckedReward
 from megatron_sppo.rewards.load import load_accuracy, load_reward
 from megatron_sppo.rollout.vllm_engine import VLLMEngine
@@ -168,7 +168,7 @@ def build(prepared: Prepared) -> Parts:
         actor=actor,
         critic=Critic(value, critic_config),
         engine=engine,
-        sync=GatherSync(policy, engine, rollout_dtype, config.rollout.verify_weights_every),
+        sync=build_weight_sync(config.rollout, policy, engine, rollout_dtype),
         prompts=prepared.prompts,
         decode=prepared.tokenizer.decode,
         reward=prepared.reward,

@@ -91,6 +91,7 @@ def _introduce(prepared: Prepared, world_size: int, run_dir: Path) -> None:
 
 def _hand_over(parts: Parts, log: RunLog) -> None:
     """vLLM gets the policy's weights, proven by checksums; then both must agree on log-probs before anything is trained."""
+    log.note(parts.sync.describe())
     parts.sync.push(step=0)
     every = parts.prompts.all()
     prompts, max_gap = select_prompts(every, range(min(GATE_PROMPTS, len(every)))), parts.config.rollout.max_logprob_gap

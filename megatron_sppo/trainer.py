@@ -22,7 +22,7 @@ from megatron_sppo.monitor.clock import StepClock
 from megatron_sppo.monitor.run_log import RunLog
 from megatron_sppo.parallel import platform
 from megatron_sppo.ragged import Ragged
-from megatron_sppo.reshard.gather import GatherSync
+from megatron_sppo.reshard.weight_sync import WeightSync
 from megatron_sppo.rewards.protocol import Reward
 from megatron_sppo.rewards.spread import grade_rollouts
 from megatron_sppo.rollout.engine import Decode, RolloutEngine
@@ -37,7 +37,7 @@ class Parts:
     actor: Actor
     critic: Critic
     engine: RolloutEngine
-    sync: GatherSync
+    sync: WeightSync
     prompts: PromptStream
     decode: Decode
     reward: Reward
@@ -91,11 +91,12 @@ class Trainer:
         with clock.phase("critic_update"):
             critic_metrics = parts.critic.update(critic_batch, parts.algorithm.critic_loss, seed=step)
         actor_metrics: dict[str, metrics.Metric] = {}
+        push_metrics: dict[str, float] = {}
         if learns:
             with clock.phase("actor_update"):
                 actor_metrics = parts.actor.update(actor_batch, parts.algorithm.actor_loss, seed=step)
             with clock.phase("reshard"):
-                parts.sync.push(step)
+                push_metrics = parts.sync.push(step)
         self.log.calibration(step, calibration_columns(drawn, rollouts, values_B, rewards_B))
         num_tokens = int(rollouts.prompt_tokens.lengths.sum() + rollouts.response_tokens.lengths.sum())
         return {
@@ -105,6 +106,7 @@ class Trainer:
             **metrics.values(critic_metrics),
             **metrics.values(actor_metrics),
             "data/epoch": parts.prompts.epoch,
+            **push_metrics,
             **clock.metrics(num_tokens, platform.peak_device_gib()),
         }
 

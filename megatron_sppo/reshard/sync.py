@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.parallel import platform
+from megatron_sppo.parallel.job import Job
 from megatron_sppo.reshard.boxes import RankLayout, Shapes
 from megatron_sppo.reshard.catalogue import hf_shapes
 from megatron_sppo.reshard.copies import Copies
@@ -32,7 +34,6 @@ from megatron_sppo.rollout.vllm_engine import VLLMEngine
 from megatron_sppo.weights.mapping import mapped_parameters
 
 if TYPE_CHECKING:
-    from megatron_sppo.parallel.job import Job
     from megatron_sppo.rollout.live_weights import LiveWeights, Mode  # imports vLLM
 
 
@@ -74,7 +75,7 @@ class PushPlan:
 
 
 class ReshardSync:
-    """Implements the weight sync of :mod:`megatron_sppo.reshard.gather` with the fewest bytes. Building it is collective."""
+    """Implements :class:`~megatron_sppo.reshard.weight_sync.WeightSync` with the fewest bytes. Building it is collective."""
 
     def __init__(
         self,
@@ -108,10 +109,7 @@ class ReshardSync:
         )
 
     def push(self, step: int) -> dict[str, float]:
-        """Replace every weight of vLLM by the policy's; returns metrics. Collective over the job.
-
-        Raises :class:`~megatron_sppo.errors.WeightMismatch` where the proof, made at step 0 and each Nth step, fails.
-        """
+        """See :class:`~megatron_sppo.reshard.weight_sync.WeightSync`. Collective over the job; seconds are this rank's."""
         started = time.perf_counter()
         is_proven = step == 0 or bool(self._verify_every and step % self._verify_every == 0)
         if self._engine is None:
@@ -123,16 +121,20 @@ class ReshardSync:
         pushed = time.perf_counter()
         if is_proven:
             self.prove()
-        seconds = {f"reshard/{name}_seconds": value for name, value in asdict(times).items()}
-        rank = self._job.rank
         return {
-            **seconds,
-            "reshard/push_seconds": pushed - started,
-            "reshard/proof_seconds": time.perf_counter() - pushed,
-            "reshard/received_gb": float(self.plan.traffic.received[rank]) / 1e9,
-            "reshard/staging_mib": self._executor.staging_bytes / 2**20,
-            "reshard/landing_mib": (self._weights.peak_landing_bytes if self._weights else 0) / 2**20,
+            **{f"perf/reshard/{name}_seconds": value for name, value in asdict(times).items()},
+            "perf/reshard/push_seconds": pushed - started,
+            "perf/reshard/proof_seconds": time.perf_counter() - pushed,
+            "perf/reshard/received_gb": float(self.plan.traffic.received.max()) / 1e9,
+            "perf/reshard/staging_mib": self._executor.staging_bytes / 2**20,
+            "perf/reshard/landing_mib": (self._weights.peak_landing_bytes if self._weights else 0) / 2**20,
         }
+
+    def describe(self) -> str:
+        """See :class:`~megatron_sppo.reshard.weight_sync.WeightSync`."""
+        modes = ", ".join(f"{count} {mode}" for mode, count in sorted(Counter(self.modes).items()))
+        rounds = self.plan.rounds.num_rounds
+        return f"weight sync by plan: {self.plan.traffic.summary()}; {rounds} rounds; parameters written: {modes or 'none'}"
 
     @property
     def modes(self) -> tuple[Mode, ...]:

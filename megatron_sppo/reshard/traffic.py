@@ -10,7 +10,13 @@ import numpy as np
 from megatron_sppo.reshard.boxes import Boxes, Ints, RankLayout, num_elements
 from megatron_sppo.reshard.copies import Copies
 
-_GB = 1e9
+
+def format_bytes(count: float) -> str:
+    """Decimal units. Example: 1904000000 -> "1.90 GB"."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count:.0f} B"
 
 
 @dataclass(frozen=True)
@@ -38,9 +44,9 @@ class Traffic:
         engine = self.needed > 0
         received = self.received[engine] if engine.any() else self.received
         return (
-            f"needs {self.needed.max() / _GB:.2f} GB a rank, receives {received.max() / _GB:.3f} at most and "
-            f"{received.mean() / _GB:.3f} on average ({self.received_across.sum() / _GB:.2f} GB in all from other nodes), "
-            f"sends {self.sent.max() / _GB:.3f} at most; {self.ratio_to_minimum:.3f} x the minimum; {self.num_copies} copies"
+            f"a rank needs {format_bytes(self.needed.max())} and receives {format_bytes(received.max())} at most, "
+            f"{format_bytes(received.mean())} on average ({format_bytes(self.received_across.sum())} in all from other nodes), "
+            f"sends {format_bytes(self.sent.max())} at most; {self.ratio_to_minimum:.3f} x the minimum; {self.num_copies} copies"
         )
 
 

@@ -1,4 +1,4 @@
-"""The console script ``megatron-sppo``: train, sft, check, report, export, data, eval, grade, config.
+"""The console script ``megatron-sppo``: train, plan, sft, check, report, export, data, eval, grade, config.
 
 Nothing heavy is imported before a subcommand runs, so that ``--help`` answers at once. A mistake of the user ends with
 one line on stderr and exit code 2.
@@ -93,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"megatron-sppo {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_run(commands, "train", "train a policy and its critic with reinforcement learning", TRAIN_EXAMPLE, _train)
+    _add_plan(commands)
     _add_run(commands, "sft", "fine-tune on prompt/response pairs: the warm start of a policy", SFT_EXAMPLE, _sft)
     _add_check(commands)
     report = _add(commands, "report", "draw a run: a self-contained report.html and its plots", REPORT_EXAMPLE, _report)
@@ -128,6 +129,13 @@ def _add_run(commands: Commands, name: str, summary: str, example: str, handler:
     parser.add_argument(
         "--nproc", metavar="N", type=int, help="start N ranks on this machine with torchrun (default: this process)"
     )
+
+
+def _add_plan(commands: Commands) -> None:
+    from megatron_sppo.plan import command
+
+    summary = "say what a training run would need: layout, memory, bytes and time, without a GPU"
+    command.add_arguments(_add(commands, "plan", summary, command.EXAMPLE, command.run))
 
 
 def _add_check(commands: Commands) -> None:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from megatron.core.utils import unwrap_model
 from torch import nn
 
 from megatron_sppo.models.hf_config import HFModelConfig
-from megatron_sppo.models.value_head import ValueHead
 from megatron_sppo.weights.rules import QKV, ColumnShards, GatedMLP, Replicated, Rule, VocabShards
 
 # (model, HF prefix of the layer or "") -> rule
@@ -77,6 +75,10 @@ def mapped_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     ``model`` may be wrapped in Megatron's DistributedDataParallel and Float16Module.
     A pipeline stage numbers its layers from 0; ``layer_number`` of the module is global (and counts from 1).
     """
+    from megatron.core.utils import unwrap_model  # here: `plan` reads the tables above, and importing Megatron takes seconds
+
+    from megatron_sppo.models.value_head import ValueHead
+
     gpt = unwrap_model(model)
     skipped = _VALUE_HEAD if isinstance(getattr(gpt, "output_layer", None), ValueHead) else set()
     found: dict[str, nn.Parameter] = {}

@@ -1,0 +1,76 @@
+"""What is planned: a checked config, the shapes of its models, and the machines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from megatron_sppo.algorithms import build_algorithm
+from megatron_sppo.config import arithmetic
+from megatron_sppo.config.schema import Config, ModelConfig
+from megatron_sppo.models.hf_config import HFModelConfig
+from megatron_sppo.plan.machines import Machines
+from megatron_sppo.plan.shapes import model_shape
+from megatron_sppo.reshard.declared import Cluster, check_divides
+
+
+@dataclass(frozen=True)
+class Setup:
+    config: Config
+    machines: Machines
+    actor: HFModelConfig
+    critic: HFModelConfig
+    samples_per_prompt: int
+    uses_critic: bool
+    needs_reference: bool
+    origins: tuple[str, ...]  # where the shapes were found
+    warnings: tuple[str, ...]  # of the config's own check
+
+    @classmethod
+    def of(cls, config: Config, machines: Machines) -> Setup:
+        """Raises UserError for what could not run, in the words that `train` would use."""
+        world_size = machines.world_size
+        arithmetic.check(config, world_size, "gpu")  # what needs no model first
+        actor, actor_origin = model_shape(config.actor.path, "actor.path")
+        critic, critic_origin = model_shape(config.critic.path or config.actor.path, "critic.path")
+        algorithm = build_algorithm(config)
+        samples = algorithm.sampling(1).num_samples
+        warnings = arithmetic.check(config, world_size, "gpu", actor, critic, samples)
+        setup = cls(
+            config,
+            machines,
+            actor,
+            critic,
+            samples,
+            algorithm.uses_critic,
+            algorithm.needs_reference,
+            (f"actor: {actor_origin}", f"critic: {critic_origin}"),
+            tuple(warnings),
+        )
+        check_divides(actor, setup.cluster)
+        return setup
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The actor's layout and vLLM's, for the reshard planner."""
+        return self.cluster_of(self.config.actor)
+
+    def cluster_of(self, model: ModelConfig) -> Cluster:
+        world_size, rollout_tp = self.machines.world_size, self.config.rollout.tp
+        return Cluster(
+            tp=model.tp,
+            pp=model.pp,
+            dp=world_size // (model.tp * model.pp),
+            rollout_tp=rollout_tp,
+            num_engines=world_size // rollout_tp,
+            ranks_per_node=self.machines.gpus_per_node,
+        )
+
+    @property
+    def num_responses(self) -> int:
+        return self.config.prompts_per_step * self.samples_per_prompt
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with its longest response."""
+        return self.config.rollout.max_prompt_tokens + self.config.rollout.max_response_tokens

@@ -1,0 +1,120 @@
+"""Seconds of each phase of a step, from FLOPs and bandwidths: a floor under stated efficiencies, not a promise.
+
+FLOPs of a forward pass are 2 per weight and token plus 4 x layers x query channels x keys per token for attention (Narayanan et
+al., arXiv 2104.04473, appendix; causal attention reads half of the keys on average). A backward pass is twice a forward, full
+recomputation one more forward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_sppo.config.schema import ModelConfig
+from megatron_sppo.models.hf_config import HFModelConfig
+from megatron_sppo.plan.assumptions import Assumptions
+from megatron_sppo.plan.engine_memory import EngineMemory, kv_bytes_per_token
+from megatron_sppo.plan.setup import Setup
+from megatron_sppo.plan.trainer_memory import micro_batches, parameters
+
+
+def layer_parameters(hf: HFModelConfig) -> int:
+    """Weights that every token is multiplied by: all but the vocabulary's."""
+    vocabulary = hf.vocab_size * hf.hidden_size * (1 if hf.tied_embeddings else 2)
+    return parameters(hf, 1, 1, "lm")[0] - vocabulary
+
+
+def forward_flops(hf: HFModelConfig, tokens: float, mean_length: float, scored_tokens: float = 0.0) -> float:
+    """Of ``tokens`` tokens in sequences of ``mean_length``; ``scored_tokens`` of them go through the output layer."""
+    attention = 4 * hf.num_layers * hf.num_heads * hf.head_dim * mean_length / 2
+    return tokens * (2 * layer_parameters(hf) + attention) + scored_tokens * 2 * hf.vocab_size * hf.hidden_size
+
+
+@dataclass(frozen=True)
+class Times:
+    setup: Setup
+    engine: EngineMemory
+    assumptions: Assumptions
+    reshard_bytes: tuple[float, float]  # most that a rank receives within its node, and from other nodes
+
+    @property
+    def prompt(self) -> float:
+        return max(1.0, self.assumptions.mean_prompt * self.setup.config.rollout.max_prompt_tokens)
+
+    @property
+    def response(self) -> float:
+        return max(1.0, self.assumptions.mean_response * self.setup.config.rollout.max_response_tokens)
+
+    def seconds(self) -> dict[str, float]:
+        """Phases in the order of a step."""
+        config, responses = self.setup.config, self.setup.num_responses
+        sequence = self.prompt + self.response
+        actor = forward_flops(self.setup.actor, responses * sequence, sequence, responses * self.response)
+        found = {"wake and sleep": self._wake(), "rollout": self.rollout()}
+        if self.setup.uses_critic:
+            critic = forward_flops(self.setup.critic, responses * self.prompt, self.prompt)
+            found["value"] = self._forward(critic)
+            found["critic update"] = config.critic.epochs * self._update(critic, config.critic, self.prompt)
+        found["old log-probs"] = self._forward(actor)
+        if self.setup.needs_reference:
+            found["reference log-probs"] = self._forward(actor)
+        found["actor update"] = config.actor.epochs * self._update(actor, config.actor, sequence)
+        found["reshard"] = self.reshard()
+        return found
+
+    def rollout(self) -> float:
+        """Decoding in steps of one token for every running sequence: a step reads the weights and the running sequences' keys and
+        values once, or computes, whichever takes longer. There are as many steps as the longest response has tokens, or more
+        where not all sequences run at once.
+        """
+        steps = max(self.setup.config.rollout.max_response_tokens, self._share * self.response / self.running)
+        return steps * self.decode_step(self.running) + self._prefill()
+
+    @property
+    def _share(self) -> float:
+        """Responses of one engine."""
+        return self.setup.num_responses * self.setup.config.rollout.tp / self.setup.machines.world_size
+
+    @property
+    def running(self) -> int:
+        """Sequences that an engine decodes at once, at half of their mean response."""
+        held = self.engine.sequences(round(self.prompt + self.response / 2))
+        return max(1, min(self.setup.config.rollout.max_num_seqs, held, round(self._share)))
+
+    def decode_step(self, sequences: int) -> float:
+        hf, gpu, tp, a = self.setup.actor, self.setup.machines.gpu, self.setup.config.rollout.tp, self.assumptions
+        length = self.prompt + self.response / 2
+        keys = sequences * length * kv_bytes_per_token(hf, tp, self.engine.itemsize)
+        reading = (self.engine.weights + keys) / (a.decode_bandwidth * gpu.memory_bandwidth)
+        flops = forward_flops(hf, sequences, 2 * length, sequences) / tp
+        latency = a.scheduling + (2 * hf.num_layers * a.all_reduce if tp > 1 else 0.0)
+        return max(reading, flops / (a.decode_flops * gpu.bf16_flops)) + latency
+
+    def _prefill(self) -> float:
+        flops = forward_flops(self.setup.actor, self.setup.num_responses * self.prompt, self.prompt)
+        return self._spread(flops, self.assumptions.forward_flops)
+
+    def _wake(self) -> float:
+        """Level-1 sleep copies vLLM's weights to the host and back."""
+        return 2 * self.engine.weights / self.assumptions.host_link if self.setup.config.rollout.sleep else 0.0
+
+    def _spread(self, flops: float, efficiency: float) -> float:
+        machines = self.setup.machines
+        return flops / (efficiency * machines.gpu.bf16_flops * machines.world_size)
+
+    def _forward(self, flops: float) -> float:
+        return self._spread(flops, self.assumptions.forward_flops)
+
+    def _update(self, forward: float, model: ModelConfig, mean_tokens: float) -> float:
+        passes = 4 if model.recompute == "full" else 3
+        return self._spread(passes * forward, self.assumptions.train_flops) / (1 - self.bubble(model, mean_tokens))
+
+    def bubble(self, model: ModelConfig, mean_tokens: float) -> float:
+        """Share of an update that pipeline stages wait: (pp - 1) / (m + pp - 1) with m micro-batches (arXiv 2104.04473)."""
+        replicas = self.setup.machines.world_size // (model.tp * model.pp * model.cp)
+        sequences = -(-(model.mini_batch_size or self.setup.num_responses) // replicas)
+        return (model.pp - 1) / (micro_batches(model, sequences, mean_tokens) + model.pp - 1)
+
+    def reshard(self) -> float:
+        a, gpu = self.assumptions, self.setup.machines.gpu
+        near, far = self.reshard_bytes
+        return near / (a.link_efficiency * gpu.nvlink_bandwidth) + far / (a.link_efficiency * a.network)

@@ -1,0 +1,24 @@
+"""The memory that `megatron-sppo plan` names against what real Megatron models of 100 M parameters allocate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.distributed.programs import plan_memory
+
+PREFIX = "MEMORY "
+
+
+def test_weights_gradients_and_optimizer_are_what_is_allocated(torchrun: Callable[..., str]) -> None:
+    output = torchrun(plan_memory.__file__, 2, timeout=180)
+    found = [json.loads(line.removeprefix(PREFIX)) for line in output.splitlines() if line.startswith(PREFIX)]
+    assert len(found) == 2 * len(plan_memory.CASES)
+    for row in found:
+        for part in ("weights", "gradients", "optimizer"):
+            allocated, planned = row[part]
+            assert allocated == pytest.approx(planned, rel=0.001), (row["case"], part)
+        kept, planned = row["activations"]
+        assert planned <= kept <= 1.8 * planned, row["case"]  # local layers, whose norms are in fp32

@@ -1,0 +1,149 @@
+"""The examples: values against the table in their README and the paper's text, fit, and what their launcher starts."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from operator import attrgetter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from megatron_sppo.config.load import load_config
+from megatron_sppo.config.schema import Config
+from megatron_sppo.plan.assumptions import Assumptions
+from megatron_sppo.plan.machines import GPUS, Machines
+from megatron_sppo.plan.memory import Memory
+from megatron_sppo.plan.setup import Setup
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+# name -> (nodes, GPUs per node, GPU) as examples/README.md says
+RUNS = {
+    "sppo_r1_1_5b": (1, 4, "a100"),
+    "sppo_r1_7b": (1, 4, "h100"),
+    "sppo_r1_7b_small_critic": (1, 4, "h100"),
+    "sppo_qwen3_8b": (4, 8, "h100"),
+    "sppo_qwen25_32b": (8, 8, "h100"),
+}
+PAPER_BLOCKS = {"sppo_r1_1_5b": 0, "sppo_r1_7b": 1, "sppo_r1_7b_small_critic": 2}  # of appendix E, in the order of the paper
+
+
+def config(name: str) -> Config:
+    return load_config(Config, [EXAMPLES / "configs" / f"{name}.yaml"])
+
+
+def table() -> list[dict[str, str]]:
+    """Rows of the README's table of the paper's values."""
+    lines = (EXAMPLES / "README.md").read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| the paper's option"))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:] if line.startswith("|")]
+    header = cells[0]
+    return [dict(zip(header, row, strict=True)) for row in cells[2:]]
+
+
+def scalar(text: str) -> object:
+    """As the config has it: ``1e-6`` is a number to us and a word to YAML."""
+    try:
+        return float(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
+def test_every_config_has_a_script_and_a_row() -> None:
+    scripts = {path.stem for path in EXAMPLES.glob("*.sh")} - {"launch", "quickstart"}
+    readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert scripts == set(RUNS) and all(f"| `{name}.sh` |" in readme for name in RUNS)
+    for name in RUNS:
+        text = (EXAMPLES / f"{name}.sh").read_text(encoding="utf-8")
+        compile(text, name, "exec")  # what torchrun's Python reads
+        assert f"configs/{name}.yaml" in text and config(name).run_dir == f"runs/{name}"
+
+
+@pytest.mark.parametrize("name", PAPER_BLOCKS)
+def test_configs_hold_the_values_of_the_table(name: str) -> None:
+    for row in table():
+        value = attrgetter(row["here"])(config(name))
+        assert value == scalar(row[name].partition(" [")[0]), row["here"]
+
+
+@pytest.mark.parametrize("name", PAPER_BLOCKS)
+def test_the_table_holds_the_values_of_the_paper(name: str) -> None:
+    """Where the paper's text is at hand; it is not part of the repository."""
+    paper = ROOT.parent / "shared" / "paper" / "sppo_paper.txt"
+    if not paper.is_file():
+        pytest.skip(f"no text at {paper}")
+    appendix = paper.read_text(encoding="utf-8").partition("E.1 SPPO (Ours)")[2]
+    commands = re.findall(r"```(.*?)```", appendix, re.DOTALL)
+    given = dict(re.findall(r"^ *([\w.]+)=(.*?) *\\? *(?:\$@)?$", commands[PAPER_BLOCKS[name]], re.MULTILINE))
+    for row in table():
+        here = re.search(r"\[(.+)\]", row[name])
+        said = here[1] if here else row[name].removeprefix("models/")
+        assert scalar(said) == scalar(given[row["the paper's option"]].removeprefix("deepseek-ai/")), row["the paper's option"]
+
+
+@pytest.mark.parametrize(("name", "machines"), RUNS.items())
+def test_every_config_fits_its_hardware(name: str, machines: tuple[int, int, str]) -> None:
+    nodes, gpus, gpu = machines
+    setup = Setup.of(config(name), Machines(nodes, gpus, GPUS[gpu]))
+    assert Memory(setup, Assumptions()).problem() == ""
+
+
+# --- launch.sh, with `torchrun` and `scontrol` that say what they were asked for ----------------------------------------
+
+
+def launch(folder: Path, *words: str, script: str = "sppo_r1_7b.sh", **environment: str) -> subprocess.CompletedProcess[str]:
+    programs = {"torchrun": 'echo "torchrun $*"; env', "scontrol": 'printf "gpu17\\ngpu18\\n"', "nvidia-smi": ":"}
+    for name, body in programs.items():
+        program = folder / name
+        program.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+        program.chmod(0o755)
+    path = f"{folder}:/usr/bin:/bin"
+    bare = {"PATH": path, "HOME": str(folder), **environment}
+    return subprocess.run(
+        ["bash", str(EXAMPLES / script), *words], env=bare, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_one_machine(tmp_path: Path) -> None:
+    done = launch(tmp_path, "steps=3", "data.prompt_suffix=a b", CUDA_VISIBLE_DEVICES="0,1,2,3", NCCL_IB_HCA="mlx5")
+    assert done.returncode == 0, done.stderr
+    first, *environment = done.stdout.splitlines()
+    assert first == f"torchrun --standalone --nproc-per-node 4 {EXAMPLES}/sppo_r1_7b.sh steps=3 data.prompt_suffix=a b"
+    assert "NCCL_IB_HCA=mlx5" in environment and any(line.startswith("TRITON_CACHE_DIR=/tmp/") for line in environment)
+
+
+def test_nodes_by_environment_and_by_slurm(tmp_path: Path) -> None:
+    wanted = "torchrun --nnodes 2 --node-rank 1 --nproc-per-node 8 --master-addr {} --master-port {} "
+    by_hand = launch(tmp_path, NNODES="2", NODE_RANK="1", MASTER_ADDR="host0", MASTER_PORT="1234", NPROC_PER_NODE="8")
+    assert by_hand.stdout.startswith(wanted.format("host0", 1234))
+    slurm = {"SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "gpu[17-18]", "SLURM_GPUS_ON_NODE": "8"}
+    assert launch(tmp_path, **slurm).stdout.startswith(wanted.format("gpu17", 29500))
+    assert launch(tmp_path, **slurm, MASTER_ADDR="other").stdout.startswith(wanted.format("other", 29500))
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted"),
+    [
+        ({"NNODES": "1"}, "set NPROC_PER_NODE to the number of ranks"),
+        ({"NNODES": "2", "NPROC_PER_NODE": "8"}, "NODE_RANK is not set: give each node its number, 0 to 1"),
+        ({"NNODES": "2", "NPROC_PER_NODE": "8", "NODE_RANK": "0"}, "MASTER_ADDR is not set"),
+    ],
+)
+def test_what_the_launcher_misses(environment: dict[str, str], wanted: str, tmp_path: Path) -> None:
+    done = launch(tmp_path, **environment)
+    assert done.returncode == 2 and wanted in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_launcher_needs_an_environment(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", str(EXAMPLES / "sppo_r1_7b.sh")],
+        env={"PATH": "/usr/bin:/bin", "NPROC_PER_NODE": "1", "HOME": os.environ.get("HOME", "/")},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2 and "torchrun is not in PATH" in done.stderr

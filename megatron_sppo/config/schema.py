@@ -124,7 +124,7 @@ class RolloutConfig:
     )
     reshard_cap_mib: float = knob(32.0, "most MiB that a rank sends or receives at once; staging takes at most four times that")
     verify_weights_every: int = knob(
-        10, "prove by checksums, each Nth step and at start, that vLLM holds the trainer's weights; 0 = only at start"
+        20, "prove by checksums, each Nth step and at start, that vLLM holds the trainer's weights; 0 = only at start"
     )
     max_logprob_gap: float = knob(0.5, "start-up gate: mean |log pi_trainer - log pi_engine| above this stops the run")
 

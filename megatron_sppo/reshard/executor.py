@@ -12,7 +12,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -45,14 +45,22 @@ class Target(Protocol):
 
 
 @dataclass
-class PushTimes:
-    """Seconds of one push on this rank, by what it worked on or waited for."""
+class PushCost:
+    """Of one push on this rank: seconds by what it worked on or waited for, and what came over the wire."""
 
     pack: float = 0.0
     wire: float = 0.0  # waiting, after all that could overlap was done
     unpack: float = 0.0
     local: float = 0.0
     finish: float = 0.0  # repacking or quantising; part of unpack and local
+    received_bytes: int = 0
+
+    def metrics(self) -> dict[str, float]:
+        seconds = {name: value for name, value in asdict(self).items() if name != "received_bytes"}
+        return {
+            **{f"perf/reshard/{name}_seconds": value for name, value in seconds.items()},
+            "perf/reshard/received_gb": self.received_bytes / 1e9,
+        }
 
 
 @dataclass
@@ -61,7 +69,7 @@ class _Run:
 
     missing: Counter[int]  # copies still to come, per parameter
     from_others: Counter[int]  # those of them that travel
-    times: PushTimes = field(default_factory=PushTimes)
+    cost: PushCost = field(default_factory=PushCost)
 
 
 class Executor:
@@ -128,7 +136,7 @@ class Executor:
         return sum(arena.nbytes for arena in self._arenas.values())
 
     @torch.no_grad()
-    def run(self) -> PushTimes:
+    def run(self) -> PushCost:
         """Write every parameter of every engine. Collective over the plan's ranks."""
         run = _Run(self._missing.copy(), self._from_others.copy())
         self._arenas = {key: torch.empty_like(arena, device=self._device) for key, arena in self._arenas.items()}
@@ -147,10 +155,10 @@ class Executor:
             self._land(run, *in_flight)
         assert not run.missing.total(), "a plan writes every parameter to its end"
         self._arenas = {key: torch.empty_like(arena, device="meta") for key, arena in self._arenas.items()}
-        return run.times
+        return run.cost
 
     def _launch(self, run: _Run, round_: RankRound, slot: int) -> list[Any]:
-        with _clock(run.times, "pack"):
+        with _clock(run.cost, "pack"):
             receives = [(dist.irecv, self._inbox(message, slot), message.peer) for message in round_.receives]
             sends = [(dist.isend, self._packed(message, slot), message.peer) for message in round_.sends]
             operations = [
@@ -176,12 +184,13 @@ class Executor:
         return packed
 
     def _land(self, run: _Run, round_: RankRound, slot: int, works: Iterable[Any]) -> None:
-        with _clock(run.times, "wire"):
+        with _clock(run.cost, "wire"):
             for work in works:
                 work.wait()
-        with _clock(run.times, "unpack"):
+        with _clock(run.cost, "unpack"):
             for message in round_.receives:
                 received, at = self._inbox(message, slot), 0
+                run.cost.received_bytes += received.nbytes
                 for copy in message.copies:
                     if message.start is not None:
                         values = received[at : at + copy.size].view(copy.rows, copy.columns)
@@ -197,7 +206,7 @@ class Executor:
                 self._copy(run, copy)
 
     def _copy_locally(self, run: _Run, copies: Iterable[Copy]) -> None:
-        with _clock(run.times, "local"):
+        with _clock(run.cost, "local"):
             for copy in copies:
                 self._copy(run, copy)
 
@@ -208,12 +217,12 @@ class Executor:
     def _count_down(self, run: _Run, param: int) -> None:
         run.missing[param] -= 1
         if run.missing[param] == 0:
-            with _clock(run.times, "finish"):
+            with _clock(run.cost, "finish"):
                 self._engine.finish(param)
 
 
 @contextmanager
-def _clock(times: PushTimes, name: str) -> Iterator[None]:
+def _clock(cost: PushCost, name: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
-    setattr(times, name, getattr(times, name) + time.perf_counter() - started)
+    setattr(cost, name, getattr(cost, name) + time.perf_counter() - started)

@@ -1,7 +1,7 @@
 """Proof that what was pushed is what the trainer holds: one checksum at each end of each copy, compared by one sum over all
 ranks.
 
-A checksum is a 64-bit sum over the bits and the positions of a rectangle's elements (:mod:`megatron_sppo.rollout.checksum`). The
+A checksum is a 64-bit sum over the bits of a rectangle, weighted by place (:mod:`megatron_sppo.rollout.checksum`). The
 sending end adds it, the receiving end subtracts it; what is not zero after the all-reduce names tensor, ranks and slice.
 """
 
@@ -14,9 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_sppo.errors import WeightMismatch
+from megatron_sppo.parallel import platform
 from megatron_sppo.reshard.copies import Copies
 from megatron_sppo.reshard.messages import Copy, copy_table
-from megatron_sppo.rollout.checksum import box_checksum
+from megatron_sppo.rollout.checksum import rectangle_checksum
 
 _SHOWN = 5
 
@@ -36,23 +37,21 @@ class Proof:
 
     def begin(self) -> None:
         """Forget what was added and subtracted."""
-        self._sums_N = torch.zeros(len(self._copies), dtype=torch.int64)
+        self._sums_N = torch.zeros(len(self._copies), dtype=torch.int64, device=platform.device())
 
     def add_source(self, source: Sequence[Tensor]) -> None:
         """The trainer's end, as it is on the wire."""
         for index, copy in self._leaving:
-            values = copy.source_of(source[copy.source_param]).to(self._wire)
-            self._sums_N[index] += box_checksum(values, (0, 0), values.shape)
+            self._sums_N[index] += rectangle_checksum(copy.source_of(source[copy.source_param]).to(self._wire))
 
     def subtract_target(self, param: int, flat: Tensor) -> None:
         """The engine's end of one parameter."""
         for index, copy in self._arriving.get(param, ()):
-            values = copy.target_of(flat).to(self._wire)
-            self._sums_N[index] -= box_checksum(values, (0, 0), values.shape)
+            self._sums_N[index] -= rectangle_checksum(copy.target_of(flat).to(self._wire))
 
     def conclude(self, group: dist.ProcessGroup | None) -> None:
         """Raise :class:`WeightMismatch` on every rank of ``group`` (host memory) if the ends of any copy differ. Collective."""
-        sums_N = self._sums_N
+        sums_N = self._sums_N.cpu()
         self.begin()
         dist.all_reduce(sums_N, group=group)
         wrong = sums_N.nonzero()[:, 0].tolist()

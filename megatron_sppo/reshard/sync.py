@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -113,19 +113,18 @@ class ReshardSync:
         started = time.perf_counter()
         is_proven = step == 0 or bool(self._verify_every and step % self._verify_every == 0)
         if self._engine is None:
-            times = self._executor.run()
+            cost = self._executor.run()
         else:
             with self._engine.overwriting(self._proof.subtract_target if is_proven else None):
-                times = self._executor.run()
+                cost = self._executor.run()
         platform.synchronize()
         pushed = time.perf_counter()
         if is_proven:
             self.prove()
         return {
-            **{f"perf/reshard/{name}_seconds": value for name, value in asdict(times).items()},
+            **cost.metrics(),
             "perf/reshard/push_seconds": pushed - started,
             "perf/reshard/proof_seconds": time.perf_counter() - pushed,
-            "perf/reshard/received_gb": float(self.plan.traffic.received.max()) / 1e9,
             "perf/reshard/staging_mib": self._executor.staging_bytes / 2**20,
             "perf/reshard/landing_mib": (self._weights.peak_landing_bytes if self._weights else 0) / 2**20,
         }
@@ -135,6 +134,11 @@ class ReshardSync:
         modes = ", ".join(f"{count} {mode}" for mode, count in sorted(Counter(self.modes).items()))
         rounds = self.plan.rounds.num_rounds
         return f"weight sync by plan: {self.plan.traffic.summary()}; {rounds} rounds; parameters written: {modes or 'none'}"
+
+    @property
+    def largest_module_bytes(self) -> int:
+        """Of the modules of this rank's engine that are made anew by a push: the memory it may take beside its staging."""
+        return self._weights.largest_group_bytes if self._weights is not None else 0
 
     @property
     def modes(self) -> tuple[Mode, ...]:

@@ -1,5 +1,6 @@
-"""A checksum of tensor bits that adds over any partition of the tensor and notices a changed, moved or swapped element.
+"""Checksums of tensor bits: one that adds over any partition of a tensor, and a faster one of a rectangle as a whole.
 
+:func:`box_checksum` notices a changed, moved or swapped element: it is the
 ``sum over elements of bits x weight(position in the whole tensor)`` in 64-bit integers that wrap around. Weights are odd, so one
 changed element always changes the sum; they are scattered by a multiplicative hash, so a permutation does too (but for
 one chance in 2^64). Since positions are those of the whole tensor, shards of any layout sum to the same number.
@@ -7,6 +8,7 @@ one chance in 2^64). Since positions are those of the whole tensor, shards of an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _CHUNK_ELEMENTS = 1 << 22  # elements whose 64-bit products exist at once: 32 MiB each
+_SEGMENT = 32  # words of eight bytes
+_CACHED_BYTES = 1 << 20  # of rows looked at together: what is made of them stays in the cache
 _GOLDEN = -0x61C8864680B583EB  # 2^64 / golden ratio, as a signed integer
 _MIX = -0x40A7B892E31B1A47
 
@@ -38,3 +42,49 @@ def box_checksum(box: Tensor, start: Sequence[int], shape: Sequence[int]) -> int
         positions = row_ids[:, None] * row_stride + columns
         total += (part.view(_BITS[part.element_size()]).long() * _weights(positions)).sum()
     return int(total.item())
+
+
+def rectangle_checksum(values: Tensor) -> Tensor:
+    """Checksum of a matrix of any strides, on its device: int64 scalar. Reads memory about three times as fast as a copy does.
+
+    Eight bytes at a time are added up over segments of a row, 256 bytes each; the sums are weighted by their place and added
+    again. A changed element always changes the result (weights are odd), as does what moves to another row or segment (but for
+    one chance in 2^64); what moves within a segment by multiples of eight bytes does not.
+    """
+    rows, columns = values.shape
+    row_bytes = columns * values.element_size()
+    num_words = row_bytes // 8 if row_bytes % 8 == 0 else columns
+    segment_weights = _place_weights(-(-num_words // _SEGMENT), values.device)
+    row_weights = _place_weights(rows, values.device)
+    step = max(1, _CACHED_BYTES // row_bytes)
+    row_sums = [
+        (_segment_sums(_words(values[first : first + step], row_bytes)) * segment_weights).sum(1)
+        for first in range(0, rows, step)
+    ]
+    return (torch.cat(row_sums) * row_weights).sum()
+
+
+def _place_weights(count: int, device: torch.device) -> Tensor:
+    return _many_weights(1 << (count - 1).bit_length(), device)[:count]
+
+
+@functools.cache
+def _many_weights(count: int, device: torch.device) -> Tensor:
+    return _weights(torch.arange(count, device=device))
+
+
+def _words(values: Tensor, row_bytes: int) -> Tensor:
+    """[rows, words]; how elements become words depends on the width alone, never on how they lie in memory."""
+    if row_bytes % 8:
+        return values.contiguous().view(_BITS[values.element_size()]).long()
+    per_word = 8 // values.element_size()
+    is_aligned = values.storage_offset() % per_word == 0 and values.stride(0) % per_word == 0 and values.stride(1) == 1
+    return (values if is_aligned else values.contiguous()).view(torch.int64)
+
+
+def _segment_sums(words: Tensor) -> Tensor:
+    whole = words.shape[1] // _SEGMENT * _SEGMENT
+    if whole == words.shape[1]:
+        return words.unflatten(1, (-1, _SEGMENT)).sum(2)
+    rest = words[:, whole:].sum(1, keepdim=True)
+    return torch.cat([words[:, :whole].unflatten(1, (-1, _SEGMENT)).sum(2), rest], dim=1) if whole else rest

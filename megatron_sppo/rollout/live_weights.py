@@ -83,6 +83,13 @@ class LiveWeights:
         return self._progress.peak_bytes
 
     @property
+    def largest_group_bytes(self) -> int:
+        """Of the parameters of one staged or repacked module, as they are loaded."""
+        groups = {id(group): group for group in self._group_of.values()}.values()
+        sizes = (sum(self._params[param].size * self._params[param].dtype.itemsize for param in group.params) for group in groups)
+        return max(sizes, default=0)
+
+    @property
     def comparable(self) -> list[int]:
         """Parameters whose live elements are those that were loaded."""
         return [param for param, mode in enumerate(self.modes) if mode != "staged"]

@@ -15,7 +15,7 @@ LAYOUTS = {
     "tp2": ("actor.tp=2", "actor.sequence_parallel=true", "logging.wandb=offline", "logging.tensorboard=true"),
     "pp2": ("actor.pp=2", "critic.tp=2"),
     "dp2": ("critic.pp=2", "rollout.tp=2"),
-    "cp2": ("actor.cp=2", "critic.cp=2"),
+    "cp2": ("actor.cp=2", "critic.cp=2", "rollout.weight_sync=gather"),
 }
 TOLERANCE = 1e-4  # of what one forward and backward in fp32 gives; a step later Adam has amplified rounding
 # Of the trainer against the engine: rounding itself, so that only its size can be compared.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from megatron_sppo.models.hf_config import HFModelConfig
-from megatron_sppo.rollout.checksum import box_checksum
+from megatron_sppo.rollout.checksum import box_checksum, rectangle_checksum
 from megatron_sppo.rollout.weight_table import Region, weight_regions
 
 
@@ -91,3 +91,26 @@ def test_docstring_example_of_the_weight_table() -> None:
     assert regions[q] == Region(q, 16, qkv, 0, 16)
     assert regions[v] == Region(v, 0, qkv, 24, 8)
     assert regions["lm_head.weight"].hf_start == 64 and regions["lm_head.weight"].count == 101 - 64
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("columns", [1, 127, 128, 160, 1024])
+def test_a_rectangle_checksum_notices_any_flipped_bit_and_moved_rows(dtype: torch.dtype, columns: int) -> None:
+    values = torch.randn(300, columns, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected, bits = rectangle_checksum(values), torch.int16 if dtype == torch.bfloat16 else torch.int32
+    for row, column in ((0, 0), (7, columns - 1), (299, columns // 2)):
+        changed = values.clone()
+        changed.view(bits)[row, column] ^= 1
+        assert rectangle_checksum(changed) != expected
+    assert rectangle_checksum(values.roll(1, 0)) != expected
+    if columns == 1024:  # a swap of neighbouring attention heads
+        heads = values.unflatten(1, (-1, 128))
+        assert rectangle_checksum(heads[:, [1, 0, *range(2, 8)]].flatten(1)) != expected
+
+
+@pytest.mark.parametrize("width", [127, 128])
+def test_a_rectangle_checksum_is_that_of_the_elements_wherever_they_lie(width: int) -> None:
+    values = torch.randn(2000, 999, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for start in range(4):
+        part = values[:, start : start + width]
+        assert rectangle_checksum(part) == rectangle_checksum(part.contiguous())

@@ -1,0 +1,37 @@
+"""Parameters that Megatron and vLLM lay out alike on a rank: vLLM's may *be* Megatron's storage, and nothing is copied.
+
+With equal TP and one stage these are all but the QKV of ranks with more than one KV group, which Megatron interleaves.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from megatron_sppo.reshard.boxes import Boxes, RankLayout
+
+
+def _forms(layout: RankLayout) -> dict[bytes, int]:
+    """Parameter by what it holds and where: its rectangles and their places in its memory."""
+    boxes: Boxes = layout.boxes
+    places = (boxes.offset, boxes.tensor, boxes.row, boxes.column, boxes.rows, boxes.columns, boxes.row_stride)
+    table = np.stack(places, axis=1)
+    by_param = np.lexsort((boxes.offset, boxes.param))
+    params, starts = np.unique(boxes.param[by_param], return_index=True)
+    rows = np.split(table[by_param], starts[1:]) if len(params) else []
+    return {form.tobytes(): int(param) for param, form in zip(params, rows, strict=True)}
+
+
+def identical_params(source: RankLayout, target: RankLayout) -> dict[int, int]:
+    """Target parameter -> source parameter with the same elements in the same places. Their padding may differ.
+
+    Example: vLLM's gate_up_proj -> Megatron's linear_fc1, both gate rows above up rows of the same shard.
+    """
+    held = _forms(source)
+    return {param: held[form] for form, param in _forms(target).items() if form in held}
+
+
+def aliasable_share(source: RankLayout, target: RankLayout) -> float:
+    """Of the elements that a rank's engine needs."""
+    identical = np.fromiter(identical_params(source, target), dtype=np.int64)
+    size = target.boxes.size
+    return float(size[np.isin(target.boxes.param, identical)].sum() / max(1, size.sum()))

@@ -13,7 +13,8 @@ from megatron_sppo.reshard.boxes import Boxes, RankLayout
 def _forms(layout: RankLayout) -> dict[bytes, int]:
     """Parameter by what it holds and where: its rectangles and their places in its memory."""
     boxes: Boxes = layout.boxes
-    places = (boxes.offset, boxes.tensor, boxes.row, boxes.column, boxes.rows, boxes.columns, boxes.row_stride)
+    stride = np.where(boxes.rows > 1, boxes.row_stride, 0)  # of one row it says nothing
+    places = (boxes.offset, boxes.tensor, boxes.row, boxes.column, boxes.rows, boxes.columns, stride)
     table = np.stack(places, axis=1)
     by_param = np.lexsort((boxes.offset, boxes.param))
     params, starts = np.unique(boxes.param[by_param], return_index=True)

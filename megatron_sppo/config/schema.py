@@ -123,6 +123,10 @@ class RolloutConfig:
         "reshard", "reshard = each rank receives just the bytes it lacks; gather = every rank sees the whole model (the oracle)"
     )
     reshard_cap_mib: float = knob(32.0, "most MiB that a rank sends or receives at once; staging takes at most four times that")
+    alias_weights: bool = knob(
+        False, "vLLM's parameters are the trainer's own memory where both lay them out alike (equal TP): no copy, no second copy"
+    )
+    quantization: Literal["none", "fp8"] = knob("none", "fp8 = vLLM quantises each pushed weight to FP8 (GPU only)")
     verify_weights_every: int = knob(
         20, "prove by checksums, each Nth step and at start, that vLLM holds the trainer's weights; 0 = only at start"
     )

@@ -5,9 +5,17 @@ With equal TP and one stage these are all but the QKV of ranks with more than on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
+from torch import Tensor
 
 from megatron_sppo.reshard.boxes import Boxes, RankLayout
+from megatron_sppo.reshard.copies import Copies
+
+if TYPE_CHECKING:
+    from megatron_sppo.rollout.live_weights import LiveWeights  # imports vLLM
 
 
 def _forms(layout: RankLayout) -> dict[bytes, int]:
@@ -36,3 +44,28 @@ def aliasable_share(source: RankLayout, target: RankLayout) -> float:
     identical = np.fromiter(identical_params(source, target), dtype=np.int64)
     size = target.boxes.size
     return float(size[np.isin(target.boxes.param, identical)].sum() / max(1, size.sum()))
+
+
+class Aliases:
+    """The parameters of this rank's engine that are the trainer's own memory."""
+
+    def __init__(self, source: RankLayout, target: RankLayout, memory: Sequence[Tensor], weights: LiveWeights) -> None:
+        """Alias all that can be; ``memory`` are the trainer's flat parameters as in ``source``, ``weights`` the engine's."""
+        self._memory, self._weights = memory, weights
+        same = identical_params(source, target).items()
+        self._held = {param: held for param, held in same if weights.alias(param, memory[held])}
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(self._memory[held].nbytes for held in self._held.values())
+
+    def without(self, local: Copies, rank: int) -> Copies:
+        """The copies within a rank that still have to be made. What travels is untouched: an alias has all on its own rank."""
+        return local.take(~((local.target == rank) & np.isin(local.target_param, list(self._held))))
+
+    def check(self) -> None:
+        """RuntimeError where either side has moved its memory: vLLM would go on with old weights."""
+        apart = [param for param, held in self._held.items() if not self._weights.is_aliased(param, self._memory[held])]
+        if apart:
+            names = ", ".join(self._weights.names[param] for param in apart[:3])
+            raise RuntimeError(f"vLLM's {names} are no longer the trainer's memory; set rollout.alias_weights=false.")

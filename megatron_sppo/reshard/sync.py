@@ -20,6 +20,7 @@ from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.job import Job
+from megatron_sppo.reshard.alias import Aliases
 from megatron_sppo.reshard.boxes import RankLayout, Shapes
 from megatron_sppo.reshard.catalogue import hf_shapes
 from megatron_sppo.reshard.copies import Copies
@@ -29,7 +30,7 @@ from megatron_sppo.reshard.proof import Proof
 from megatron_sppo.reshard.rounds import Rounds, make_rounds, plan_digest
 from megatron_sppo.reshard.source import live_source
 from megatron_sppo.reshard.target import target_layout
-from megatron_sppo.reshard.traffic import Traffic, measure_traffic
+from megatron_sppo.reshard.traffic import Traffic, format_bytes, measure_traffic
 from megatron_sppo.rollout.vllm_engine import VLLMEngine
 from megatron_sppo.weights.mapping import mapped_parameters
 
@@ -86,19 +87,23 @@ class ReshardSync:
         wire: torch.dtype,
         cap: int,
         verify_every: int,
+        alias: bool = False,
     ) -> None:
-        """``policy`` on ranks that train, ``engine`` on ranks that roll out; ``cap`` in bytes; ``wire``: dtype of vLLM's
-        weights.
+        """``policy`` on ranks that train, ``engine`` on ranks that roll out; ``cap`` in bytes; ``wire``: dtype of vLLM's weights;
+        ``alias``: vLLM's parameters become the trainer's memory where the layouts agree, and are not copied.
         """
         self._job, self._engine, self._verify_every = job, engine, verify_every
         shapes = hf_shapes(hf)
         source_layout, self._source = _source_of(policy, hf, shapes)
         self._weights = engine.open_weights(shapes) if engine is not None else None
-        self.plan = PushPlan.make(source_layout, _target_of(self._weights, shapes), shapes, cap, wire.itemsize, job.host_group)
+        target = _target_of(self._weights, shapes)
+        self.plan = PushPlan.make(source_layout, target, shapes, cap, wire.itemsize, job.host_group)
+        self._aliases = Aliases(source_layout, target, self._source, self._weights) if alias and self._weights else None
         copies = Copies.concatenate(self.plan.local, self.plan.rounds.copies)
         self._proof = Proof(copies, tuple(shapes), job.rank, wire)
+        local = self.plan.local
         self._executor = Executor(
-            self.plan.local,
+            self._aliases.without(local, job.rank) if self._aliases else local,
             self.plan.rounds,
             job.rank,
             self._source,
@@ -111,11 +116,13 @@ class ReshardSync:
     def push(self, step: int) -> dict[str, float]:
         """See :class:`~megatron_sppo.reshard.weight_sync.WeightSync`. Collective over the job; seconds are this rank's."""
         started = time.perf_counter()
+        if self._aliases:
+            self._aliases.check()
         is_proven = step == 0 or bool(self._verify_every and step % self._verify_every == 0)
         if self._engine is None:
             cost = self._executor.run()
         else:
-            with self._engine.overwriting(self._proof.subtract_target if is_proven else None):
+            with self._engine.overwriting(step, self._proof.subtract_target if is_proven else None):
                 cost = self._executor.run()
         platform.synchronize()
         pushed = time.perf_counter()
@@ -133,7 +140,9 @@ class ReshardSync:
         """See :class:`~megatron_sppo.reshard.weight_sync.WeightSync`."""
         modes = ", ".join(f"{count} {mode}" for mode, count in sorted(Counter(self.modes).items()))
         rounds = self.plan.rounds.num_rounds
-        return f"weight sync by plan: {self.plan.traffic.summary()}; {rounds} rounds; parameters written: {modes or 'none'}"
+        moves = f"weight sync by plan: {self.plan.traffic.summary()}; {rounds} rounds; parameters written: {modes or 'none'}"
+        shared = f"; {format_bytes(self._aliases.num_bytes)} of them are the trainer's own memory" if self._aliases else ""
+        return moves + shared
 
     @property
     def largest_module_bytes(self) -> int:

@@ -34,4 +34,5 @@ def build_weight_sync(config: RolloutConfig, policy: MegatronEngine, engine: VLL
     if config.weight_sync == "gather":
         return GatherSync(policy, engine, wire, config.verify_weights_every)
     cap = int(config.reshard_cap_mib * _MIB)
-    return ReshardSync(Job.colocated(), policy.hf, policy, engine, wire, cap, config.verify_weights_every)
+    every, alias = config.verify_weights_every, config.alias_weights
+    return ReshardSync(Job.colocated(), policy.hf, policy, engine, wire, cap, every, alias)

@@ -38,8 +38,11 @@ class RolloutEngine(Protocol):
         """Raise :class:`~megatron_sppo.errors.WeightMismatch` on every rank unless the engine holds exactly these tensors."""
         ...
 
-    def awake(self) -> AbstractContextManager[None]:
-        """The engine's device memory is there while inside; given back after where the config says so."""
+    def awake(self, until_push: bool = False) -> AbstractContextManager[None]:
+        """The engine's device memory is there while inside; given back after where the config says so.
+
+        ``until_push``: nothing is asked of the engine after, before its weights are pushed anew, so it need not keep them.
+        """
         ...
 
     def close(self) -> None:

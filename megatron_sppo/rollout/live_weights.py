@@ -63,6 +63,7 @@ class LiveWeights:
         self._covered = _covered_elements(trace)
         self._group_of = self._group_params()
         self._progress = _Progress()
+        self._aliased: set[int] = set()
 
     def _group_params(self) -> dict[int, _Group]:
         """Group of each parameter that is not direct; a direct one takes effect alone."""
@@ -105,6 +106,25 @@ class LiveWeights:
         tensor: Tensor = getattr(loaded.module, loaded.name)
         return tensor.detach().view(-1)
 
+    def alias(self, param: int, flat: Tensor) -> bool:
+        """Make ``flat``, memory of the trainer that holds the parameter's elements in the same order, the parameter itself.
+
+        False, and nothing done, where it is not written directly or the two differ in size (padding) or dtype. What holds the old
+        address (a captured CUDA graph) would go on reading it.
+        """
+        if self.modes[param] != "direct":
+            return False
+        loaded, live = self._params[param], self._storage(param)
+        if live.shape != flat.shape or live.dtype != flat.dtype:
+            return False
+        getattr(loaded.module, loaded.name).data = flat.view(loaded.shape)
+        self._aliased.add(param)
+        return True
+
+    def is_aliased(self, param: int, flat: Tensor) -> bool:
+        """Whether the parameter still is ``flat``."""
+        return param in self._aliased and self._storage(param).data_ptr() == flat.data_ptr()
+
     def begin(self, lost: bool, on_landed: OnLanded | None = None) -> None:
         """``lost``: the live weights are garbage (vLLM slept at level 2), so what no loader fills (padding) is zeroed too.
 
@@ -112,7 +132,8 @@ class LiveWeights:
         """
         self._progress = _Progress(open={id(g): len(g.params) for g in self._group_of.values()}, on_landed=on_landed)
         for param, loaded in enumerate(self._params):
-            if lost and self.modes[param] != "staged" and self._covered[param] < loaded.size:
+            is_live = self.modes[param] != "staged" and param not in self._aliased
+            if lost and is_live and self._covered[param] < loaded.size:
                 self._storage(param).zero_()
 
     def dtype(self, param: int) -> torch.dtype:

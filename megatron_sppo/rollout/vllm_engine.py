@@ -25,7 +25,13 @@ from megatron_sppo.ragged import Ragged
 from megatron_sppo.rollout.dispatch import deal_prompts, response_seed
 from megatron_sppo.rollout.engine import Decode, HFTensors, OnProgress
 from megatron_sppo.rollout.exchange import exchange_rows
-from megatron_sppo.rollout.vllm_options import configure_environment, engine_options, sampling_params, scoring_params
+from megatron_sppo.rollout.vllm_options import (
+    WEIGHT_TRANSFER_BACKEND,
+    configure_environment,
+    engine_options,
+    sampling_params,
+    scoring_params,
+)
 from megatron_sppo.rollout.weight_check import WeightCheck
 
 if TYPE_CHECKING:
@@ -65,8 +71,13 @@ class _Progress:
 class VLLMEngine:
     """Implements :class:`~megatron_sppo.rollout.engine.RolloutEngine`. Building it is collective over the world."""
 
-    def __init__(self, config: RolloutConfig, model_path: str | Path, dtype: torch.dtype, seed: int) -> None:
-        """``model_path`` is an HF folder; its weights are loaded. ``torch.distributed`` must have been started."""
+    def __init__(
+        self, config: RolloutConfig, model_path: str | Path, dtype: torch.dtype, seed: int, weight_transfer: bool = False
+    ) -> None:
+        """``model_path`` is an HF folder; its weights are loaded. ``torch.distributed`` must have been started.
+
+        ``weight_transfer``: weights can be pushed through vLLM's own registry too (:mod:`megatron_sppo.rollout.weight_transfer`).
+        """
         world_size, rank = dist.get_world_size(), dist.get_rank()
         if world_size % config.tp:
             raise UserError(f"rollout.tp={config.tp} does not divide the {world_size} ranks; choose a divisor.")
@@ -86,8 +97,14 @@ class VLLMEngine:
         if not platform.is_gpu():
             self._prepare_cpu(model_path)
         vllm_internals.prepare()
+        options = engine_options(config, model_path, dtype, seed)
+        if weight_transfer:
+            from megatron_sppo.rollout.weight_transfer import register
+
+            register()
+            options["weight_transfer_config"] = {"backend": WEIGHT_TRANSFER_BACKEND}
         with _own_random_state():
-            self._llm: LLM | None = vllm.LLM(**engine_options(config, model_path, dtype, seed))
+            self._llm: LLM | None = vllm.LLM(**options)
         if not platform.is_gpu() and not config.cpu_packed_weights:
             vllm_internals.on_model(self._llm, vllm_internals.check_weights_are_live)
 
@@ -179,9 +196,10 @@ class VLLMEngine:
         self._lost = True
 
     @contextmanager
-    def overwriting(self, on_landed: OnLanded | None = None) -> Iterator[None]:
+    def overwriting(self, version: int, on_landed: OnLanded | None = None) -> Iterator[None]:
         """Inside, every weight is written through :meth:`open_weights`; needs the weights' memory, not the KV cache's.
 
+        What is generated after carries ``version``, the step whose policy the weights are.
         Until the block has ended well the engine refuses to generate: its weights are neither the old nor the new ones.
         """
         assert self._weights is not None, "open_weights() comes first"
@@ -191,17 +209,21 @@ class VLLMEngine:
         yield
         self._weights.end()
         self._forget_prefixes()
+        self._internals.set_weight_version(self.llm, version)
         self._lost = False
 
     @contextmanager
-    def awake(self) -> Iterator[None]:
+    def awake(self, until_push: bool = False) -> Iterator[None]:
         """See the protocol. Sleeps after, where there is a GPU and ``rollout.sleep`` is on."""
         self._wake("weights", "kv_cache")
         try:
             yield
         finally:
             if platform.is_gpu() and self._config.sleep:
-                self.llm.sleep(level=1)
+                # Level 2 throws the weights away, level 1 brings them to host memory and back: for nothing if they are replaced.
+                discards = until_push and self._weights is not None
+                self._lost = self._lost or discards
+                self.llm.sleep(level=2 if discards else 1)
                 self._asleep = {"weights", "kv_cache"}
 
     def close(self) -> None:

@@ -109,6 +109,13 @@ def unlink_shared_memory() -> None:
         segment.unlink(missing_ok=True)  # every rank of the node tries
 
 
+def set_weight_version(llm: vllm.LLM, version: int) -> None:
+    """That vLLM names in the outputs that follow; before 0.28 it had none."""
+    setter = getattr(llm.llm_engine, "set_weight_version", None)
+    if setter is not None:
+        setter(str(version))
+
+
 def on_model(llm: vllm.LLM, function: Callable[[torch.nn.Module], Result]) -> Result:
     """``function`` of the live model of this rank; a plain call, since the engine lives in this process."""
     results: list[Result] = llm.apply_model(function)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _GIB = 2**30
+WEIGHT_TRANSFER_BACKEND = "megatron_sppo"  # in vLLM's registry; see weight_transfer.py
 
 
 def configure_environment() -> None:
@@ -46,6 +47,8 @@ def engine_options(config: RolloutConfig, model_path: str | Path, dtype: torch.d
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
+    if config.quantization != "none":
+        options["quantization"] = config.quantization
     if config.max_num_batched_tokens:
         options["max_num_batched_tokens"] = config.max_num_batched_tokens
     if platform.is_gpu():

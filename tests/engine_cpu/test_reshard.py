@@ -66,3 +66,5 @@ def test_pushed_weights_are_the_checkpoints_bit_for_bit(
         for layout in layouts.split(","):
             train_tp, pp = map(int, layout.split("x"))
             assert f"PASS {kind} TP{train_tp} PP{pp} DP{ranks // (train_tp * pp)}: " in output
+        if options == "-" and f"{tp}x1" in layouts.split(","):
+            assert f"PASS {kind} aliases: " in output

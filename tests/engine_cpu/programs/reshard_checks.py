@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -122,6 +123,19 @@ def check_fault_is_named(sync: ReshardSync, engine: VLLMEngine) -> None:
     sync.prove()
 
 
+def push_through_vllm(engine: VLLMEngine, sync: ReshardSync, step: int) -> None:
+    """The same push, asked for through vLLM's registry of weight transfers."""
+    from megatron_sppo.rollout.weight_transfer import connect
+
+    connect(sync.push)
+    engine.llm.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
+    engine.llm.collective_rpc("start_weight_update")
+    engine.llm.collective_rpc("update_weights", kwargs={"update_info": {"step": step}})
+    engine.llm.collective_rpc("finish_weight_update")
+    connect(None)
+    assert engine.llm.llm_engine.get_weight_version() == str(step)
+
+
 def check_layout(engine: VLLMEngine, hf: HFModelConfig, folder: Path, groups: ModelGroups, new: dict[str, Tensor]) -> None:
     layout = groups.layout
     config = ActorConfig(path=str(folder), tp=layout.tp, pp=layout.pp, dtype="fp32", optimizer=OptimizerConfig(lr=1e-3))
@@ -134,9 +148,10 @@ def check_layout(engine: VLLMEngine, hf: HFModelConfig, folder: Path, groups: Mo
     ruin(engine)
     sync.push(0)
     assert_same(snapshot(engine), new, f"{layout} after the first push")
-    for step in (1, 2):
-        train(policy)
-        sync.push(step)
+    train(policy)
+    sync.push(1)
+    train(policy)
+    push_through_vllm(engine, sync, step=2)
     pushed = snapshot(engine)
     assert not torch.equal(pushed["log-probs 0"], new["log-probs 0"]), "training changed nothing"
     engine.load_weights(iter_hf_tensors(policy.model, hf, groups))
@@ -145,6 +160,33 @@ def check_layout(engine: VLLMEngine, hf: HFModelConfig, folder: Path, groups: Mo
     if all(mode == "direct" for mode in sync.modes):
         check_fault_is_named(sync, engine)
     say(f"PASS {folder.parent.name} TP{layout.tp} PP{layout.pp} DP{groups.dp}: {sync.plan.rounds.num_rounds} rounds")
+
+
+def check_aliases(engine: VLLMEngine, hf: HFModelConfig, folder: Path, groups: ModelGroups, new: dict[str, Tensor]) -> None:
+    """vLLM on the trainer's own memory computes what it did on its own. The engine cannot be pushed to in another way after."""
+    config = ActorConfig(path=str(folder), tp=groups.layout.tp, dtype="fp32", optimizer=OptimizerConfig(lr=1e-3))
+    policy = MegatronEngine(hf, config, groups, "lm", total_steps=1)
+    load_hf_weights(policy.model, hf, folder.with_name(folder.name + "-new"), groups)
+    policy.start_optimizer()
+    own = addresses(engine)
+    sync = ReshardSync(Job.colocated(), hf, policy, engine, torch.float32, CAP_BYTES, verify_every=1, alias=True)
+    moved = [name for name, address in addresses(engine).items() if address != own[name]]
+    assert any("gate_up_proj" in name for name in moved) and "are the trainer's own memory" in sync.describe()
+    ruin_own = [name for name in own if name not in moved]
+    on_model(engine, lambda model: [model.get_parameter(name).data.fill_(float("nan")) for name in ruin_own])
+    engine.forget_weights()
+    sync.push(0)
+    assert_same(snapshot(engine), new, "aliased")
+    train(policy)
+    sync.push(1)
+    pushed = snapshot(engine)
+    assert not torch.equal(pushed["log-probs 0"], new["log-probs 0"]), "training changed nothing"
+    engine.load_weights(iter_hf_tensors(policy.model, hf, groups))
+    assert_same(pushed, snapshot(engine), "aliased after training, against gather and load")
+    on_model(engine, lambda model: setattr(model.get_parameter(moved[0]), "data", model.get_parameter(moved[0]).data.clone()))
+    with pytest.raises(RuntimeError, match=f"{moved[0]}.*rollout.alias_weights=false"):
+        sync.push(2)
+    say(f"PASS {folder.parent.name} aliases: {len(moved)} of {len(own)} parameters")
 
 
 def main(tp: int, options: set[str], layouts: list[Layout], folders: dict[str, Path]) -> None:
@@ -165,9 +207,12 @@ def main(tp: int, options: set[str], layouts: list[Layout], folders: dict[str, P
         oracle = VLLMEngine(config, folder.with_name(folder.name + "-new"), torch.float32, seed=0)
         new = snapshot(oracle)
         oracle.close()
-        engine = VLLMEngine(config, folder, torch.float32, seed=0)
+        engine = VLLMEngine(config, folder, torch.float32, seed=0, weight_transfer=True)
         for groups in all_groups:
             check_layout(engine, hf, folder, groups, new)
+        same = [groups for groups in all_groups if groups.layout == Layout(tp=tp)]
+        if same and not options:
+            check_aliases(engine, hf, folder, same[0], new)
         engine.close()
     dist.barrier()
     dist.destroy_process_group()
@@ -178,7 +223,7 @@ if __name__ == "__main__":
     named = (argument.split("=", 1) for argument in sys.argv[4:])
     main(
         int(sys.argv[1]),
-        set(sys.argv[2].split(",")),
+        set(sys.argv[2].split(",")) - {"-"},
         [Layout(int(tp), int(pp)) for tp, pp in sizes],
         {kind: Path(folder) for kind, folder in named},
     )

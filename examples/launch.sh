@@ -3,6 +3,7 @@
 #
 # Where and with whom, each from the environment, else from Slurm's variables, else one machine with all of its GPUs:
 #   NNODES  NODE_RANK  MASTER_ADDR  MASTER_PORT  NPROC_PER_NODE
+# WORKDIR is the folder that relative paths of the config start from (default: the present one).
 # Everything else in the environment reaches the ranks as it is: NCCL_SOCKET_IFNAME, NCCL_IB_HCA, GLOO_SOCKET_IFNAME, NCCL_DEBUG ...
 set -euo pipefail
 
@@ -21,8 +22,9 @@ count_gpus() {
   fi
 }
 
-script=${1:?usage: launch.sh SCRIPT [key=value ...]}
+script=$(realpath "${1:?usage: launch.sh SCRIPT [key=value ...]}")
 shift
+cd "${WORKDIR:-.}"
 nnodes=${NNODES:-${SLURM_NNODES:-1}}
 nproc=${NPROC_PER_NODE:-$(count_gpus)}
 [ "${nproc:-0}" -gt 0 ] || fail "no GPU was found on $(hostname): set NPROC_PER_NODE to the number of ranks to start here"

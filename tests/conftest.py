@@ -27,6 +27,7 @@ TIERS = ("unit", "distributed", "engine_cpu", "end_to_end", "gpu")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--nemo-run-python", metavar="PYTHON", help="an interpreter with the extra nemo-run: run its tests")
     parser.addoption("--installs", action="store_true", help="also what builds an environment from nothing: minutes, gigabytes")
     parser.addoption("--whole-matrix", action="store_true", help="every combination, where a test runs a sample by default")
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from megatron_sppo.actor import Actor
 from megatron_sppo.algorithms import build_algorithm
 from megatron_sppo.algorithms.base import Algorithm
@@ -15,6 +17,7 @@ from megatron_sppo.config import arithmetic
 from megatron_sppo.config.run_dir import check_run_dir
 from megatron_sppo.config.schema import Config
 from megatron_sppo.critic import Critic
+from megatron_sppo.data.curriculum import Drawn, draw, everything
 from megatron_sppo.data.files import unique_names
 from megatron_sppo.data.prompts import PromptSet, PromptStream, render_prompts
 from megatron_sppo.data.rows import read_rows
@@ -25,9 +28,15 @@ from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.models.hf_config import HFModelConfig, read_hf_config
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.groups import Layout, build_groups
-from megatron_sppo.reshard.weight_sync import build_weight_sync
+from megatron_sppo.parallel.job import Job
+from megatron_sppo.reshard.remote_sync import push_for_rollout, sync_for_training
+from megatron_sppo.reshard.weight_sync import WeightSync, build_weight_sync
 from megatron_sppo.rewards.checked import CheckedReward
 from megatron_sppo.rewards.load import load_accuracy, load_reward
+from megatron_sppo.rollout.engine import RolloutEngine
+from megatron_sppo.rollout.remote_engine import RemoteEngine
+from megatron_sppo.rollout.sampler import InTurn, OneAhead
+from megatron_sppo.rollout.serve import Push
 from megatron_sppo.rollout.vllm_engine import VLLMEngine
 from megatron_sppo.trainer import Parts
 from megatron_sppo.weights.load_hf import load_hf_weights
@@ -130,8 +139,8 @@ def optimizer_steps(rollout_steps: int, num_responses: int, mini_batch_size: int
     return max(1, rollout_steps * epochs * -(-num_responses // (mini_batch_size or num_responses)))
 
 
-def build(prepared: Prepared) -> Parts:
-    """Models, optimizers and the rollout engine. Collective."""
+def build(prepared: Prepared, job: Job) -> Parts:
+    """Models, optimizers and the rollout engine of ranks that train. Collective over the job, with :func:`build_rollout`."""
     config = prepared.config
     actor_groups, critic_groups = build_groups([Layout.of(config.actor), Layout.of(config.critic)], config.seed)
     num_responses = config.prompts_per_step * prepared.algorithm.sampling(1).num_samples
@@ -159,19 +168,58 @@ def build(prepared: Prepared) -> Parts:
     actor = Actor(policy, actor_config, config.rollout.temperature)
     if prepared.algorithm.needs_reference:
         actor.remember_reference()  # before a checkpoint is loaded: the reference is the initial policy
-    rollout_dtype = platform.resolve_dtype(actor_config.dtype if config.rollout.dtype == "auto" else config.rollout.dtype)
-    engine = VLLMEngine(config.rollout, actor_config.path, rollout_dtype, config.seed)
+    critic = Critic(value, critic_config)
+    engine, sync = _rollout_side(config, policy, job)
     accuracy = load_accuracy(config.reward)
     return Parts(
         config=config,
         algorithm=prepared.algorithm,
         actor=actor,
-        critic=Critic(value, critic_config),
+        critic=critic,
         engine=engine,
-        sync=build_weight_sync(config.rollout, policy, engine, rollout_dtype),
+        sampler=_sampler(prepared, engine, critic),
+        sync=sync,
         prompts=prepared.prompts,
         decode=prepared.tokenizer.decode,
         reward=prepared.reward,
         validator=Validator(prepared.benchmarks, accuracy, config.validation, config.rollout, config.seed),
         checkpointer=Checkpointer(Path(config.run_dir), config.checkpoint, {"actor": policy, "critic": value}),
     )
+
+
+def _rollout_side(config: Config, policy: MegatronEngine, job: Job) -> tuple[RolloutEngine, WeightSync]:
+    """What ranks that train have of vLLM: an engine of their own, or the way to those of other ranks."""
+    if job.role == "train":
+        remote = RemoteEngine(job)
+        return remote, sync_for_training(job, config.rollout, policy, remote, rollout_dtype(config))
+    engine = VLLMEngine(config.rollout, config.actor.path, rollout_dtype(config), config.seed)
+    return engine, build_weight_sync(config.rollout, policy, engine, rollout_dtype(config))
+
+
+def build_rollout(prepared: Prepared, job: Job) -> tuple[VLLMEngine, Push]:
+    """The engine of ranks that roll out alone, and how its weights are pushed."""
+    config = prepared.config
+    rollout = replace(config.rollout, sleep=False)  # the device is its own
+    with job.part_environment():
+        engine = VLLMEngine(rollout, config.actor.path, rollout_dtype(config), config.seed)
+    return engine, push_for_rollout(job, rollout, prepared.actor_hf, engine, rollout_dtype(config))
+
+
+def rollout_dtype(config: Config) -> torch.dtype:
+    """Of vLLM's weights."""
+    return platform.resolve_dtype(config.actor.dtype if config.rollout.dtype == "auto" else config.rollout.dtype)
+
+
+def _sampler(prepared: Prepared, engine: RolloutEngine, critic: Critic) -> InTurn:
+    config, prompts, decode = prepared.config, prepared.prompts, prepared.tokenizer.decode
+
+    def drawn(step: int) -> Drawn:
+        """The next prompts in data order, or those that the critic's view of the next ones chooses."""
+        batch, curriculum = prompts.next_batch(), config.data.curriculum
+        if curriculum.by == "off":
+            return everything(batch)
+        return draw(batch, critic.values(batch.tokens), config.prompts_per_step, curriculum, config.seed, step)
+
+    if config.rollout.max_staleness and isinstance(engine, RemoteEngine):
+        return OneAhead(engine, drawn, prepared.algorithm.sampling, decode, config.steps)
+    return InTurn(engine, drawn, prepared.algorithm.sampling, decode)

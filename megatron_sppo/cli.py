@@ -191,12 +191,19 @@ def _add_grade(commands: Commands) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     from megatron_sppo.config import arithmetic
     from megatron_sppo.config.load import load_config
+    from megatron_sppo.config.placement import name_of_rank, num_rollout_ranks
     from megatron_sppo.config.schema import Config
 
     config = load_config(Config, [arguments.config], arguments.overrides)
     if arguments.nproc is not None:
         command = ["train", str(arguments.config), *arguments.overrides]
-        return _launch(arguments.nproc, command, lambda: arithmetic.check(config, arguments.nproc, "cpu"))
+        num_train_ranks = arguments.nproc - num_rollout_ranks(config) if num_rollout_ranks(config) else 0
+        return _launch(
+            arguments.nproc,
+            command,
+            lambda: arithmetic.check(config, arguments.nproc, "cpu"),
+            lambda rank: name_of_rank(rank, num_train_ranks),
+        )
     from megatron_sppo.train import main as train
 
     train(config)
@@ -293,10 +300,15 @@ def _yaml(value: object) -> str:
 # --- ranks ------------------------------------------------------------------------------------------------------------
 
 
-def _launch(num_ranks: int, command: Sequence[str], check: Callable[[], object] = lambda: None) -> int:
+def _launch(
+    num_ranks: int,
+    command: Sequence[str],
+    check: Callable[[], object] = lambda: None,
+    name_of: Callable[[int], str] = lambda rank: f"rank {rank}",
+) -> int:
     """Run ``command`` on ``num_ranks`` local ranks under torchrun; its exit code without torchrun's own stack trace.
 
-    ``check`` raises what the ranks would: here a mistake costs no start-up.
+    ``check`` raises what the ranks would: here a mistake costs no start-up. ``name_of`` a rank is for the one that is killed.
     """
     if num_ranks < 1:
         raise UserError(f"--nproc {num_ranks} starts nothing: use --nproc 1 or more")
@@ -307,7 +319,7 @@ def _launch(num_ranks: int, command: Sequence[str], check: Callable[[], object] 
     check()
     from megatron_sppo.launch import run_ranks
 
-    return run_ranks(num_ranks, command)
+    return run_ranks(num_ranks, command, name_of)
 
 
 SILENCE_SECONDS = 5.0

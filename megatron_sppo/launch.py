@@ -6,11 +6,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
-def run_ranks(num_ranks: int, command: Sequence[str]) -> int:
-    """Run ``megatron-sppo <command>`` on ``num_ranks`` ranks; the exit code of the rank that failed first, else 0."""
+def run_ranks(num_ranks: int, command: Sequence[str], name_of: Callable[[int], str]) -> int:
+    """Run ``megatron-sppo <command>`` on ``num_ranks`` ranks; the exit code of the rank that failed first, else 0.
+
+    ``name_of`` a rank is how a person calls it.
+    """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
@@ -25,7 +28,7 @@ def run_ranks(num_ranks: int, command: Sequence[str]) -> int:
         rank, first = failure.get_first_failure()
         if first.exitcode < 0:  # killed: nothing was printed by the rank itself
             name = signal.Signals(-first.exitcode).name
-            print(f"megatron-sppo: error: rank {rank} was ended by {name}: out of memory?", file=sys.stderr)
+            print(f"megatron-sppo: error: {name_of(rank)} was ended by {name}: out of memory?", file=sys.stderr)
             return 128 - first.exitcode
         return first.exitcode
     except SignalException as ended:  # Ctrl-C or a scheduler's SIGTERM; torchrun has ended the ranks

@@ -11,15 +11,19 @@ from pathlib import Path
 import torch.distributed as dist
 
 from megatron_sppo import parity
-from megatron_sppo.build import Prepared, build, prepare
+from megatron_sppo.build import Prepared, build, build_rollout, prepare
 from megatron_sppo.config import arithmetic
 from megatron_sppo.config.load import dump_yaml
+from megatron_sppo.config.placement import check_placement, num_rollout_ranks
 from megatron_sppo.config.schema import Config
 from megatron_sppo.data.prompts import select_prompts
 from megatron_sppo.evaluation.validation import Validation
 from megatron_sppo.monitor.progress import format_seconds
 from megatron_sppo.monitor.run_log import MainRunLog, RunLog
 from megatron_sppo.parallel import platform
+from megatron_sppo.parallel.job import Job, start_job
+from megatron_sppo.parallel.watch import watching
+from megatron_sppo.rollout.serve import serve
 from megatron_sppo.trainer import Parts, Trainer
 from megatron_sppo.weights.hf_folder import save_hf_folder
 
@@ -27,16 +31,32 @@ GATE_PROMPTS = 16
 
 
 def main(config: Config) -> None:
-    rank, world_size = platform.start_distributed()
+    check_placement(config, platform.launched_ranks())
+    job = start_job(num_rollout_ranks(config))
     platform.quiet_upstream()
-    logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(message)s")
-    prepared = prepare(config, world_size)
-    config = prepared.config
-    run_dir = Path(config.run_dir)
-    if rank == 0:
-        _introduce(prepared, world_size, run_dir)
-    started = time.monotonic()
-    parts = build(prepared)
+    logging.basicConfig(level=logging.INFO if job.rank == 0 else logging.ERROR, format="%(message)s")
+    prepared = prepare(config, job.size)
+    if job.rank == 0:
+        _introduce(prepared, job.size, Path(prepared.config.run_dir))
+    with watching(job):
+        if job.role == "rollout":
+            _roll_out(prepared, job)
+        else:
+            _train(prepared, job)
+        dist.barrier(group=job.host_group)
+    dist.destroy_process_group()
+
+
+def _roll_out(prepared: Prepared, job: Job) -> None:
+    """Until the ranks that train have what they need."""
+    engine, push = build_rollout(prepared, job)
+    serve(job, engine, prepared.tokenizer.decode, push)
+    engine.close()
+
+
+def _train(prepared: Prepared, job: Job) -> None:
+    config, rank, run_dir, started = prepared.config, job.rank, Path(prepared.config.run_dir), time.monotonic()
+    parts = build(prepared, job)
     resumed = parts.checkpointer.load_latest()
     first_step = 1 if resumed is None else resumed[0] + 1
     with _run_log(config, run_dir, rank, first_step) as log, parts.checkpointer:
@@ -52,8 +72,6 @@ def main(config: Config) -> None:
     if rank == 0:
         print(_farewell(config, run_dir, time.monotonic() - started), flush=True)
     parts.engine.close()
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def _plan(first_step: int, steps: int) -> str:

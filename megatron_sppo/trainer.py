@@ -15,7 +15,7 @@ from megatron_sppo.batch import Rollouts
 from megatron_sppo.checkpoint.checkpointer import Checkpointer
 from megatron_sppo.config.schema import Config
 from megatron_sppo.critic import Critic
-from megatron_sppo.data.curriculum import Drawn, draw, everything
+from megatron_sppo.data.curriculum import Drawn
 from megatron_sppo.data.prompts import PromptStream
 from megatron_sppo.evaluation.validation import Validation, Validator
 from megatron_sppo.monitor.clock import StepClock
@@ -26,6 +26,8 @@ from megatron_sppo.reshard.weight_sync import WeightSync
 from megatron_sppo.rewards.protocol import Reward
 from megatron_sppo.rewards.spread import grade_rollouts
 from megatron_sppo.rollout.engine import Decode, RolloutEngine
+from megatron_sppo.rollout.remote_engine import RemoteEngine
+from megatron_sppo.rollout.sampler import InTurn, Sampled
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Parts:
     actor: Actor
     critic: Critic
     engine: RolloutEngine
+    sampler: InTurn
     sync: WeightSync
     prompts: PromptStream
     decode: Decode
@@ -71,12 +74,8 @@ class Trainer:
         parts = self.parts
         clock = StepClock(on_phase=self.log.phase, synchronize=platform.synchronize)
         learns = step > self.config.critic.warmup_steps
-        with clock.phase("curriculum"):
-            drawn = self._draw(step)
-        with clock.phase("rollout"), parts.engine.awake():
-            rollouts = parts.engine.generate(
-                drawn.prompts, parts.algorithm.sampling(step), parts.decode, self.log.progress("rollout")
-            )
+        sampled = parts.sampler.take(step, clock, self.log.progress("rollout"))
+        drawn, rollouts = sampled.drawn, sampled.rollouts
         with clock.phase("reward"):
             graded = grade_rollouts(parts.reward, rollouts)
             rewards_B = graded.rewards
@@ -95,6 +94,8 @@ class Trainer:
         if learns:
             with clock.phase("actor_update"):
                 actor_metrics = parts.actor.update(actor_batch, parts.algorithm.actor_loss, seed=step)
+        parts.sampler.settle(clock)  # an engine's weights never change in the middle of a response
+        if learns:
             with clock.phase("reshard"):
                 push_metrics = parts.sync.push(step)
         self.log.calibration(step, calibration_columns(drawn, rollouts, values_B, rewards_B))
@@ -107,18 +108,23 @@ class Trainer:
             **metrics.values(actor_metrics),
             "data/epoch": parts.prompts.epoch,
             **push_metrics,
+            **self._placement_metrics(step, sampled, clock),
             **clock.metrics(num_tokens, platform.peak_device_gib()),
         }
 
-    def _draw(self, step: int) -> Drawn:
-        """The next prompts in data order, or those that the critic's view of the next ones chooses."""
-        parts, curriculum = self.parts, self.config.data.curriculum
-        prompts = parts.prompts.next_batch()
-        if curriculum.by == "off":
-            return everything(prompts)
-        return draw(
-            prompts, parts.critic.values(prompts.tokens), self.config.prompts_per_step, curriculum, self.config.seed, step
-        )
+    def _placement_metrics(self, step: int, sampled: Sampled, clock: StepClock) -> dict[str, float]:
+        """How old the rollouts were, and who waited for whom; nothing where every rank does everything."""
+        engine, warmup = self.parts.engine, self.config.critic.warmup_steps
+        if not isinstance(engine, RemoteEngine):
+            return {}
+        idle = {
+            "perf/train_idle": clock.share("rollout", "rollout_wait"),
+            "perf/rollout_idle": 1 - engine.take_busy_seconds() / clock.elapsed(),
+        }
+        if not self.config.rollout.max_staleness:
+            return idle
+        updates = max(0, step - 1 - warmup) - max(0, sampled.policy_step - warmup)
+        return {**idle, "staleness/mean": updates, "staleness/max": updates}
 
     def _reference_logprobs(self, rollouts: Rollouts, old_logprobs: Ragged) -> Ragged:
         if not self.parts.algorithm.needs_reference:
@@ -146,7 +152,7 @@ class Trainer:
         due = step == self.config.steps or (config.every and step % config.every == 0)
         if due or (is_best and config.keep_best):
             self.log.phase("checkpoint")
-            checkpointer.save(step, self.state_dict(), is_best)
+            checkpointer.save(step, self.state_dict(), is_best, self.parts.sampler.tensors())
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step needs beside the models: JSON-able."""
@@ -155,6 +161,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.parts.prompts.load_state_dict(state["prompts"])
         self.best_accuracy = float(state["best_accuracy"])
+        self.parts.sampler.load_tensors(state.get("rollouts", {}))
 
 
 def rollout_metrics(

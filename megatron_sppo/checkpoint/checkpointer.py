@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import torch
 import torch.distributed as dist
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from torch.distributed.checkpoint.api import CheckpointException
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _FORMAT = 1
 _RNG = "rng"
+_ROLLOUTS = "rollouts.pt"
 # A tokenizer's end tokens and the longest position do not shape a weight.
 _SHAPELESS = ("eos_token_ids", "max_positions")
 Value = TypeVar("Value")
@@ -59,14 +61,21 @@ class Checkpointer:
         self._queue = AsyncCallsQueue()
         self._pending: _Pending | None = None
 
-    def save(self, step: int, trainer_state: Mapping[str, Any], is_best: bool = False) -> None:
-        """Save what the engines are now; ``trainer_state`` must survive JSON. Asynchronous: returns before it is written."""
+    def save(
+        self, step: int, trainer_state: Mapping[str, Any], is_best: bool = False, rollouts: Mapping[str, Any] | None = None
+    ) -> None:
+        """Save what the engines are now; ``trainer_state`` must survive JSON. Asynchronous: returns before it is written.
+
+        ``rollouts`` that wait for their step, the same on every rank, come back as "rollouts" of the trainer's state.
+        """
         if self._pending is not None:
             self._announce("waiting for the checkpoint of step %d before the one of step %d", self._pending.step, step)
             self._finalize(blocking=True)
         manifest = json.loads(json.dumps({**self._description(), "step": step, "trainer": trainer_state}))  # a copy as of now
         folder = _on_main(lambda: self.store.begin(step, [*self.engines, _RNG]))
         rng.save(folder / _RNG)
+        if rollouts and is_main():
+            torch.save(dict(rollouts), folder / _ROLLOUTS)
         request = in_one_process([plan_save(engine, folder / name) for name, engine in self.engines.items()])
         self._pending = _Pending(step, manifest, is_best)
         if self.config.asynchronous:
@@ -125,7 +134,7 @@ class Checkpointer:
         else:
             self._announce("%s was saved by another layout: weights and optimizers are restored, random generators are not", path)
         self._announce("resumed from %s", path, level=logging.INFO)
-        return int(manifest["step"]), manifest["trainer"]
+        return int(manifest["step"]), {**manifest["trainer"], **_waiting_rollouts(path)}
 
     def _choose(self) -> Path | None:
         """Rank 0: the folder to resume from, after cleaning up."""
@@ -203,6 +212,11 @@ class Checkpointer:
     def _announce(self, message: str, *values: object, level: int = logging.WARNING) -> None:
         if is_main():
             log.log(level, message, *values)
+
+
+def _waiting_rollouts(folder: Path) -> dict[str, Any]:
+    file = folder / _ROLLOUTS
+    return {"rollouts": torch.load(file, weights_only=True)} if file.is_file() else {}
 
 
 def _on_main(action: Callable[[], Value]) -> Value:

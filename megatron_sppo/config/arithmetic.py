@@ -10,7 +10,9 @@ from typing import Literal, Protocol
 
 from megatron_sppo.config.bounds import SFT, TRAINING, check_bounds
 from megatron_sppo.config.knobs import REQUIRED
+from megatron_sppo.config.placement import check_placement, is_separate, ranks_that_roll_out, ranks_that_train
 from megatron_sppo.config.schema import Config, ModelConfig, SFTConfig
+from megatron_sppo.config.weight_sync import check_weight_sync
 from megatron_sppo.errors import UserError
 
 
@@ -42,14 +44,16 @@ def check(
     _require(config.actor.path != REQUIRED, "actor.path is empty: set actor.path=<HF model folder>")
     _require(bool(config.data.train), "data.train is empty: set data.train=<file.jsonl or file.parquet>")
     check_bounds(config, TRAINING)
-    num_responses = config.prompts_per_step * samples_per_prompt
+    check_placement(config, world_size)
+    check_weight_sync(config, device)
+    num_responses, train_ranks = config.prompts_per_step * samples_per_prompt, ranks_that_train(config, world_size)
     for name, model, shape in (("actor", config.actor, actor_shape), ("critic", config.critic, critic_shape)):
-        _check_layout(name, model, world_size, device)
+        _check_layout(name, model, train_ranks, device)
         batch = f"prompts_per_step={config.prompts_per_step} x {samples_per_prompt} sample"
-        _check_mini_batches(name, model, world_size, num_responses, batch)
+        _check_mini_batches(name, model, train_ranks, num_responses, batch)
         if shape is not None:
             _check_shape(name, model, shape)
-    _check_rollout(config, world_size, actor_shape)
+    _check_rollout(config, ranks_that_roll_out(config, world_size), actor_shape)
     kl = config.algorithm.kl
     _require(
         not (kl.coefficient and kl.where == "loss" and kl.estimator == "k1"),
@@ -125,19 +129,30 @@ def mini_batch_size(model: ModelConfig, num_responses: int) -> int:
 def explain(config: Config, world_size: int, samples_per_prompt: int = 1) -> str:
     """The arithmetic of a step, a few lines, for the start of a run."""
     num_responses = config.prompts_per_step * samples_per_prompt
-    engines = world_size // config.rollout.tp
+    train_ranks, rollout_ranks = ranks_that_train(config, world_size), ranks_that_roll_out(config, world_size)
+    engines = rollout_ranks // config.rollout.tp
     longest = config.rollout.max_prompt_tokens + config.rollout.max_response_tokens
     batch = f"{_count(config.prompts_per_step, 'prompt')} x {_count(samples_per_prompt, 'sample')}"
     budgets = f"{config.actor.micro_batch_tokens} (actor), {config.critic.micro_batch_tokens} (critic)"
     limits = f"prompt <= {config.rollout.max_prompt_tokens} + response <= {config.rollout.max_response_tokens}"
     lines = (
         f"batch:   {batch} = {_count(num_responses, 'response')} per step, {_count(config.steps, 'step')}",
-        f"actor:   {_updates(config.actor, num_responses, config.actor.epochs)}; {_layout(config.actor, world_size)}",
-        f"critic:  {_updates(config.critic, num_responses, config.critic.epochs)}; {_layout(config.critic, world_size)}",
+        f"actor:   {_updates(config.actor, num_responses, config.actor.epochs)}; {_layout(config.actor, train_ranks)}",
+        f"critic:  {_updates(config.critic, num_responses, config.critic.epochs)}; {_layout(config.critic, train_ranks)}",
         f"rollout: {_count(engines, 'vLLM engine')} of TP{config.rollout.tp}, {_share(num_responses, engines)} responses each",
         f"tokens:  {limits} = {longest}; micro-batches of <= {budgets} per replica",
+        *_placement(config, train_ranks, rollout_ranks),
     )
     return "\n".join(lines)
+
+
+def _placement(config: Config, train_ranks: int, rollout_ranks: int) -> tuple[str, ...]:
+    if not is_separate(config):
+        return ()
+    rollout = config.rollout
+    when = "while the step before trains" if rollout.max_staleness else "before it trains"
+    when = "while its mini-batches train" if rollout.stream else when
+    return (f"ranks:   {train_ranks} train, {rollout_ranks} roll out; a step is sampled {when}",)
 
 
 def explain_sft(config: SFTConfig, world_size: int) -> str:

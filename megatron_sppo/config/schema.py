@@ -99,7 +99,15 @@ class AlgorithmConfig:
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    tp: int = knob(1, "tensor-parallel size of one vLLM engine; world / tp engines share the prompts")
+    tp: int = knob(1, "tensor-parallel size of one vLLM engine; ranks / tp engines share the prompts")
+    placement: Literal["colocated", "separate"] = knob(
+        "colocated", "colocated = every rank trains and rolls out; separate = the last num_ranks ranks run vLLM alone"
+    )
+    num_ranks: int = knob(0, "ranks that roll out (separate only); the others train")
+    max_staleness: int = knob(
+        0, "policy updates that a rollout may be behind (separate only): 1 = step k+1 is sampled while step k trains"
+    )
+    stream: bool = knob(False, "train on responses as they finish, a mini-batch at a time in order of arrival (separate only)")
     temperature: float = knob(0.6, "sampling temperature; the trainer's logits are divided by it too")
     top_p: float = knob(1.0, "nucleus sampling; anything below 1 makes the engine's distribution differ from the trainer's")
     top_k: int = knob(-1, "top-k sampling; -1 = off")

@@ -52,6 +52,14 @@ class StepClock:
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + self._now() - started
 
+    def share(self, *names: str) -> float:
+        """Of the step so far that went into these phases."""
+        return sum(self._seconds.get(name, 0.0) for name in names) / (self._now() - self._started)
+
+    def elapsed(self) -> float:
+        """Seconds since construction."""
+        return self._now() - self._started
+
     def metrics(self, num_tokens: int, device_peak_gib: float = 0.0) -> dict[str, float]:
         """``num_tokens``: prompt and response tokens of the step over all ranks. ``time/step`` runs from construction."""
         total = self._now() - self._started

@@ -18,6 +18,7 @@ from typing import Literal
 import torch.distributed as dist
 from torch.distributed import distributed_c10d, rendezvous
 
+from megatron_sppo.config.placement import name_of_rank
 from megatron_sppo.parallel import platform
 
 Role = Literal["train", "rollout", "both"]
@@ -35,6 +36,7 @@ class Job:
     host_group: dist.ProcessGroup | None = field(repr=False)  # gloo, for metadata and small results
     device_group: dist.ProcessGroup | None = field(repr=False)  # NCCL on GPU, for weights
     num_train_ranks: int = 0  # 0 = every rank does everything
+    store: dist.Store | None = field(default=None, repr=False)  # the launcher's; None where torch's world is all there is
 
     @classmethod
     def colocated(cls) -> Job:
@@ -49,11 +51,12 @@ class Job:
 
     def name_of(self, rank: int) -> str:
         """How a person calls a rank: "rollout rank 1 (rank 3 of the job)"."""
-        if not self.num_train_ranks:
-            return f"rank {rank}"
-        is_train = rank < self.num_train_ranks
-        part = f"training rank {rank}" if is_train else f"rollout rank {rank - self.num_train_ranks}"
-        return f"{part} (rank {rank} of the job)"
+        return name_of_rank(rank, self.num_train_ranks)
+
+    @property
+    def first_rollout_rank(self) -> int:
+        """The rank of the job that speaks for those that roll out."""
+        return self.num_train_ranks
 
     @contextmanager
     def part_environment(self) -> Iterator[None]:
@@ -75,14 +78,14 @@ def start_job(num_rollout_ranks: int = 0) -> Job:
     store, rank, size = next(iter(rendezvous("env://")))
     store.set_timeout(_PATIENCE)
     num_train_ranks = size - num_rollout_ranks
-    assert num_train_ranks > 0, "checked before: arithmetic.check_placement"
+    assert num_train_ranks > 0, "checked before: config.placement.check_placement"
     is_train = rank < num_train_ranks
     first, part_size = (0, num_train_ranks) if is_train else (num_train_ranks, num_rollout_ranks)
     part_store = dist.PrefixStore("train" if is_train else "rollout", store)
     platform.join_world(part_store, rank - first, part_size)
     host_group = _group_across_worlds("job_host", "gloo", store, rank, size)
     device_group = _group_across_worlds("job_device", "nccl", store, rank, size) if platform.is_gpu() else host_group
-    return Job(rank, size, host_group, device_group, num_train_ranks)
+    return Job(rank, size, host_group, device_group, num_train_ranks, store)
 
 
 def _group_across_worlds(name: str, backend: str, store: dist.Store, rank: int, size: int) -> dist.ProcessGroup:

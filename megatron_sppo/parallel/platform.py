@@ -83,6 +83,11 @@ def prepare_process() -> None:
         faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)
 
 
+def launched_ranks() -> int:
+    """How many ranks the launcher has started; known before any of them has met another."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def start_distributed() -> tuple[int, int]:
     """Join the job that torchrun started, or become a world of one. Returns (rank, world size). Idempotent."""
     prepare_process()

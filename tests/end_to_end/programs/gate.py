@@ -14,13 +14,15 @@ from megatron_sppo.config.load import load_config
 from megatron_sppo.config.schema import Config
 from megatron_sppo.errors import ParityError
 from megatron_sppo.parallel import platform
+from megatron_sppo.parallel.job import Job
 
 MAX_GAP = 0.1
 
 
 def main(config_file: Path, output: Path) -> None:
     _, world_size = platform.start_distributed()
-    parts = build(prepare(load_config(Config, [config_file], [f"run_dir={output.parent / 'run'}"]), world_size))
+    config = load_config(Config, [config_file], [f"run_dir={output.parent / 'run'}"])
+    parts = build(prepare(config, world_size), Job.colocated())
     prompts, plan = parts.prompts.all(), parts.algorithm.sampling(0)
     healthy = parity.gate(parts.actor, parts.engine, prompts, plan, MAX_GAP)
     with torch.no_grad():

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Starts torchrun on an example, once per node: bash examples/launch.sh SCRIPT [key=value ...]. The examples call it themselves.
+# Starts torchrun, once per node, on an example or on a config of your own. The examples call it themselves.
+#   bash examples/launch.sh EXAMPLE.sh|CONFIG.yaml [key=value ...]
 #
 # Where and with whom, each from the environment, else from Slurm's variables, else one machine with all of its GPUs:
 #   NNODES  NODE_RANK  MASTER_ADDR  MASTER_PORT  NPROC_PER_NODE
@@ -22,7 +23,8 @@ count_gpus() {
   fi
 }
 
-script=$(realpath "${1:?usage: launch.sh SCRIPT [key=value ...]}")
+program=("$(realpath "${1:?usage: launch.sh EXAMPLE.sh|CONFIG.yaml [key=value ...]}")")
+case "$1" in *.yaml) program=(-m megatron_sppo.cli train "${program[0]}") ;; esac
 shift
 cd "${WORKDIR:-.}"
 nnodes=${NNODES:-${SLURM_NNODES:-1}}
@@ -38,7 +40,7 @@ export VLLM_CACHE_ROOT=${VLLM_CACHE_ROOT:-$cache/vllm}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
 
 if [ "$nnodes" = 1 ]; then
-  exec torchrun --standalone --nproc-per-node "$nproc" "$script" "$@"
+  exec torchrun --standalone --nproc-per-node "$nproc" "${program[@]}" "$@"
 fi
 
 # Ranks are numbered node by node, so a TP group of neighbouring ranks stays inside a node.
@@ -50,4 +52,4 @@ fi
 [ -n "$node_rank" ] || fail "NNODES=$nnodes but NODE_RANK is not set: give each node its number, 0 to $((nnodes - 1))"
 [ -n "$master" ] || fail "NNODES=$nnodes but MASTER_ADDR is not set: give the host name of node 0"
 exec torchrun --nnodes "$nnodes" --node-rank "$node_rank" --nproc-per-node "$nproc" \
-  --master-addr "$master" --master-port "${MASTER_PORT:-29500}" "$script" "$@"
+  --master-addr "$master" --master-port "${MASTER_PORT:-29500}" "${program[@]}" "$@"

@@ -115,6 +115,13 @@ def test_one_machine(tmp_path: Path) -> None:
     assert "NCCL_IB_HCA=mlx5" in environment and any(line.startswith("TRITON_CACHE_DIR=/tmp/") for line in environment)
 
 
+def test_a_config_of_your_own(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").touch()
+    done = launch(tmp_path, str(tmp_path / "my.yaml"), "steps=3", script="launch.sh", NPROC_PER_NODE="2")
+    wanted = f"torchrun --standalone --nproc-per-node 2 -m megatron_sppo.cli train {tmp_path}/my.yaml steps=3\n"
+    assert done.stdout.startswith(wanted), done.stderr
+
+
 def test_nodes_by_environment_and_by_slurm(tmp_path: Path) -> None:
     wanted = "torchrun --nnodes 2 --node-rank 1 --nproc-per-node 8 --master-addr {} --master-port {} "
     by_hand = launch(tmp_path, NNODES="2", NODE_RANK="1", MASTER_ADDR="host0", MASTER_PORT="1234", NPROC_PER_NODE="8")

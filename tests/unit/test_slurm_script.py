@@ -52,7 +52,7 @@ def test_a_job_in_a_container(tmp_path: Path) -> None:
     stage, ranks = log(tmp_path)
     assert stage.endswith(" stage /lustre/models /local/models")
     mounts = f"--container-image sppo.sqsh --container-workdir {ROOT} --container-mounts {ROOT}:{ROOT},/local:/local"
-    run = f"bash examples/sppo_qwen3_8b.sh run_dir={tmp_path}/run steps=3"
+    run = f"bash examples/launch.sh examples/sppo_qwen3_8b.sh run_dir={tmp_path}/run steps=3"
     assert ranks == f"srun --kill-on-bad-exit=1 {mounts} {run}"
 
 

@@ -1,0 +1,131 @@
+"""Run by torchrun on four ranks: plans of declared layouts executed over gloo, every element against its number.
+
+Prints one line per check that held; one that does not raises.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from megatron_sppo.models.hf_config import HFModelConfig
+from megatron_sppo.parallel import platform
+from megatron_sppo.reshard.boxes import Boxes, RankLayout, Shapes
+from megatron_sppo.reshard.catalogue import MoEModelConfig, hf_shapes
+from megatron_sppo.reshard.declared import Cluster, layouts
+from megatron_sppo.reshard.executor import Executor
+from megatron_sppo.reshard.sync import PushPlan
+
+DENSE = HFModelConfig("qwen2", 4, 64, 4, 2, 16, 96, 199, False, 1e4, 1e-6, 64, ())
+MOE = MoEModelConfig(**(dataclasses.asdict(DENSE) | {"family": "qwen3", "num_layers": 2}), num_experts=8, expert_ffn_size=32)
+CASES = {
+    "TP4 -> TP4": (DENSE, Cluster(tp=4, rollout_tp=4)),
+    "TP2 PP2 -> 2 x TP2": (DENSE, Cluster(tp=2, pp=2, rollout_tp=2, num_engines=2)),
+    "PP4 -> 4 x TP1": (DENSE, Cluster(pp=4, num_engines=4)),
+    "PP2 in two chunks, DP2 -> TP4": (DENSE, Cluster(pp=2, vpp=2, dp=2, rollout_tp=4)),
+    "DP4 -> 4 x TP1": (DENSE, Cluster(dp=4, num_engines=4)),
+    "TP2 -> TP2 apart": (DENSE, Cluster(tp=2, rollout_tp=2, separate=True)),
+    "PP3 -> TP1 apart": (dataclasses.replace(DENSE, num_layers=3), Cluster(pp=3, separate=True)),
+    "EP4 -> TP4": (MOE, Cluster(tp=2, dp=2, ep=4, rollout_tp=4)),
+    "EP2 PP2 -> EP4": (MOE, Cluster(tp=2, pp=2, ep=2, rollout_tp=4, rollout_ep=True)),
+}
+
+
+class Memory:
+    """A target whose every third parameter takes memory only while it is unfinished, as a staged one of vLLM does."""
+
+    def __init__(self, sizes: list[int], dtype: torch.dtype) -> None:
+        self._sizes, self._dtype = sizes, dtype
+        self._open: dict[int, Tensor] = {}
+        self.done: dict[int, Tensor] = {}
+        self.most_open = 0
+
+    def dtype(self, param: int) -> torch.dtype:
+        return self._dtype
+
+    def lands(self, param: int) -> bool:
+        return param % 3 == 0
+
+    def flat(self, param: int) -> Tensor:
+        assert param not in self.done, "written after it was finished"
+        if param not in self._open:
+            self._open[param] = torch.full((self._sizes[param],), -1, dtype=self._dtype)
+            self.most_open = max(self.most_open, sum(self.lands(number) for number in self._open))
+        return self._open[param]
+
+    def finish(self, param: int) -> None:
+        self.done[param] = self._open.pop(param)
+
+
+def numbered(layout: RankLayout, shapes: Shapes, dtype: torch.dtype) -> list[Tensor]:
+    """A rank's flat parameters; each element has the number of its HF element, those in no box are -1."""
+    widths, firsts, first = [shape[-1] for shape in shapes.values()], [], 1
+    for shape in shapes.values():
+        firsts.append(first)
+        first += torch.Size(shape).numel()
+    boxes: Boxes = layout.boxes
+    sizes = [0] * len(layout.params)
+    for param, offset, rows, columns, stride in zip(
+        boxes.param, boxes.offset, boxes.rows, boxes.columns, boxes.row_stride, strict=True
+    ):
+        sizes[param] = max(sizes[param], int(offset + (rows - 1) * stride + columns))
+    values = [torch.full((size,), -1, dtype=torch.float32) for size in sizes]
+    for index in range(len(boxes)):
+        tensor, row, column, rows, columns, param, offset, stride = (
+            int(getattr(boxes, field.name)[index]) for field in dataclasses.fields(boxes)
+        )
+        numbers = firsts[tensor] + (row + torch.arange(rows))[:, None] * widths[tensor] + column + torch.arange(columns)
+        values[param].as_strided((rows, columns), (stride, 1), offset).copy_(numbers)
+    return [value.to(dtype) for value in values]
+
+
+def check(name: str, hf: HFModelConfig, cluster: Cluster, cap: int, source_dtype: torch.dtype, wire: torch.dtype) -> None:
+    rank, shapes = dist.get_rank(), hf_shapes(hf)
+    sources, targets = layouts(hf, cluster, shapes)
+    assert len(sources) == dist.get_world_size(), name
+    plan = PushPlan.make(sources[rank], targets[rank], shapes, cap, wire.itemsize, None)
+    assert plan.traffic.ratio_to_minimum == 1.0
+    source = numbered(sources[rank], shapes, source_dtype)
+    expected = numbered(targets[rank], shapes, source_dtype)
+    target = Memory([len(values) for values in expected], wire) if expected else None
+    device = torch.device("cpu")
+    executor = Executor(plan.local, plan.rounds, rank, source, target, wire, device, None)
+    assert executor.staging_bytes <= 4 * cap, f"{name}: {executor.staging_bytes} bytes of staging under a cap of {cap}"
+    for _ in range(2):
+        cost = executor.run()
+        assert cost.received_bytes == plan.traffic.received[rank], name
+        if target is not None:
+            assert target.done.keys() == set(range(len(expected)))
+            assert all(torch.equal(target.done[param], values.to(wire)) for param, values in enumerate(expected)), name
+            target.done.clear()
+    if rank == 0:
+        print(f"PASS {name}, cap {cap}, {source_dtype} -> {wire}: {plan.rounds.num_rounds} rounds", flush=True)
+
+
+def check_disagreement() -> None:
+    """Rank 2 plans with another cap: no byte may move."""
+    shapes, cluster = hf_shapes(DENSE), Cluster(pp=4, num_engines=4)
+    sources, targets = layouts(DENSE, cluster, shapes)
+    rank = dist.get_rank()
+    with pytest.raises(RuntimeError, match=r"Ranks \[2\] have planned another reshard than rank 0"):
+        PushPlan.make(sources[rank], targets[rank], shapes, 4096 if rank == 2 else 8192, 4, None)
+    if rank == 0:
+        print("PASS disagreement", flush=True)
+
+
+def main() -> None:
+    platform.start_distributed()
+    for name, (hf, cluster) in CASES.items():
+        check(name, hf, cluster, 1 << 12, torch.float32, torch.float32)
+        check(name, hf, cluster, 1 << 16, torch.float32, torch.bfloat16)
+    check_disagreement()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -7,8 +7,10 @@ Shape legend: see :mod:`megatron_sppo.ragged`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from megatron_sppo.ragged import Ragged
@@ -60,6 +62,19 @@ class Rollouts:
     def prompt_tokens(self) -> Ragged:
         """[B] the prompt of each response."""
         return self.prompts.tokens.select(self.prompt_index_B.tolist())
+
+
+def join_rollouts(parts: Sequence[Rollouts], prompts: Prompts, order: Sequence[int]) -> Rollouts:
+    """One value of responses that came in parts, one per prompt: place ``order[n]`` of all of them is that of prompt n."""
+    texts = [text for part in parts for text in part.texts]
+    return Rollouts(
+        prompts=prompts,
+        prompt_index_B=torch.arange(len(prompts)),
+        response_tokens=Ragged.joined([part.response_tokens for part in parts]).select(order),
+        engine_logprobs=Ragged.joined([part.engine_logprobs for part in parts]).select(order),
+        truncated_B=torch.cat([part.truncated_B for part in parts])[list(order)],
+        texts=tuple(texts[place] for place in order),
+    )
 
 
 @dataclass(frozen=True)

@@ -304,7 +304,7 @@ def _launch(
     num_ranks: int,
     command: Sequence[str],
     check: Callable[[], object] = lambda: None,
-    name_of: Callable[[int], str] = lambda rank: f"rank {rank}",
+    name_of: Callable[[int], str] = "rank {}".format,
 ) -> int:
     """Run ``command`` on ``num_ranks`` local ranks under torchrun; its exit code without torchrun's own stack trace.
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 
-def run_ranks(num_ranks: int, command: Sequence[str], name_of: Callable[[int], str]) -> int:
+def run_ranks(num_ranks: int, command: Sequence[str], name_of: Callable[[int], str] = "rank {}".format) -> int:
     """Run ``megatron-sppo <command>`` on ``num_ranks`` ranks; the exit code of the rank that failed first, else 0.
 
     ``name_of`` a rank is how a person calls it.

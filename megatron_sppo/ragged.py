@@ -31,6 +31,11 @@ class Ragged:
         values = torch.cat(tensors) if tensors else torch.empty(0, dtype=dtype)
         return cls(values, lengths)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Ragged]) -> Ragged:
+        """The rows of all parts, one after the other."""
+        return cls(torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts]))
+
     def __len__(self) -> int:
         return self.lengths.numel()
 

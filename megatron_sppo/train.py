@@ -24,6 +24,7 @@ from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.job import Job, start_job
 from megatron_sppo.parallel.watch import watching
 from megatron_sppo.rollout.serve import serve
+from megatron_sppo.stream_trainer import StreamTrainer
 from megatron_sppo.trainer import Parts, Trainer
 from megatron_sppo.weights.hf_folder import save_hf_folder
 
@@ -61,7 +62,7 @@ def _train(prepared: Prepared, job: Job) -> None:
     first_step = 1 if resumed is None else resumed[0] + 1
     with _run_log(config, run_dir, rank, first_step) as log, parts.checkpointer:
         log.note(f"built in {time.monotonic() - started:.0f}s; {_plan(first_step, config.steps)}")
-        trainer = Trainer(parts, log)
+        trainer = (StreamTrainer if config.rollout.stream else Trainer)(parts, log)
         if resumed is not None:
             trainer.load_state_dict(resumed[1])
         _hand_over(parts, log)

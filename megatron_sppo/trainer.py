@@ -27,7 +27,7 @@ from megatron_sppo.rewards.protocol import Reward
 from megatron_sppo.rewards.spread import grade_rollouts
 from megatron_sppo.rollout.engine import Decode, RolloutEngine
 from megatron_sppo.rollout.remote_engine import RemoteEngine
-from megatron_sppo.rollout.sampler import InTurn, Sampled
+from megatron_sppo.rollout.sampler import InTurn
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Trainer:
     def step(self, step: int) -> dict[str, float]:
         """One step of eq. 1-3: rollout, reward, value, old log-probs, advantage, critic update, actor update, reshard."""
         parts = self.parts
-        clock = StepClock(on_phase=self.log.phase, synchronize=platform.synchronize)
+        clock = self.new_clock()
         learns = step > self.config.critic.warmup_steps
         sampled = parts.sampler.take(step, clock, self.log.progress("rollout"))
         drawn, rollouts = sampled.drawn, sampled.rollouts
@@ -99,7 +99,6 @@ class Trainer:
             with clock.phase("reshard"):
                 push_metrics = parts.sync.push(step)
         self.log.calibration(step, calibration_columns(drawn, rollouts, values_B, rewards_B))
-        num_tokens = int(rollouts.prompt_tokens.lengths.sum() + rollouts.response_tokens.lengths.sum())
         return {
             **drawn.metrics,
             **graded.metrics(),
@@ -108,23 +107,32 @@ class Trainer:
             **metrics.values(actor_metrics),
             "data/epoch": parts.prompts.epoch,
             **push_metrics,
-            **self._placement_metrics(step, sampled, clock),
-            **clock.metrics(num_tokens, platform.peak_device_gib()),
+            **self._staleness(step, sampled.policy_step),
+            **self.clock_metrics(clock, rollouts),
         }
 
-    def _placement_metrics(self, step: int, sampled: Sampled, clock: StepClock) -> dict[str, float]:
-        """How old the rollouts were, and who waited for whom; nothing where every rank does everything."""
-        engine, warmup = self.parts.engine, self.config.critic.warmup_steps
-        if not isinstance(engine, RemoteEngine):
-            return {}
-        idle = {
-            "perf/train_idle": clock.share("rollout", "rollout_wait"),
-            "perf/rollout_idle": 1 - engine.take_busy_seconds() / clock.elapsed(),
-        }
+    def new_clock(self) -> StepClock:
+        """Of a step; what engines have sampled between steps, for a validation, is not the step's."""
+        if isinstance(self.parts.engine, RemoteEngine):
+            self.parts.engine.take_busy_seconds()
+        return StepClock(on_phase=self.log.phase, synchronize=platform.synchronize)
+
+    def _staleness(self, step: int, policy_step: int) -> dict[str, float]:
+        """Actor updates between the policy that sampled and the one that ``step`` updates; all responses of a step are alike."""
         if not self.config.rollout.max_staleness:
-            return idle
-        updates = max(0, step - 1 - warmup) - max(0, sampled.policy_step - warmup)
-        return {**idle, "staleness/mean": updates, "staleness/max": updates}
+            return {}
+        warmup = self.config.critic.warmup_steps
+        updates = max(0, step - 1 - warmup) - max(0, policy_step - warmup)
+        return {"staleness/mean": updates, "staleness/max": updates}
+
+    def clock_metrics(self, clock: StepClock, rollouts: Rollouts) -> dict[str, float]:
+        """Seconds and throughput; where ranks train or roll out, also who waited for whom."""
+        num_tokens = int(rollouts.prompt_tokens.lengths.sum() + rollouts.response_tokens.lengths.sum())
+        found = clock.metrics(num_tokens, platform.peak_device_gib())
+        if isinstance(self.parts.engine, RemoteEngine):
+            found["perf/train_idle"] = clock.share("rollout", "rollout_wait")
+            found["perf/rollout_idle"] = 1 - self.parts.engine.take_busy_seconds() / found["time/step"]
+        return found
 
     def _reference_logprobs(self, rollouts: Rollouts, old_logprobs: Ragged) -> Ragged:
         if not self.parts.algorithm.needs_reference:

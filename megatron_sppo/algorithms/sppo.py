@@ -81,6 +81,9 @@ class SPPO:
                 "actor/ratio_max": Max(float(moved_N.max().exp())),
                 "actor/mismatch_weight": Mean(float(weights_N.sum()), count),
             }
+            if correction.truncate:
+                gap_N = inputs.old_logprobs_N - inputs.engine_logprobs_N
+                metrics["actor/mismatch_truncated"] = Mean(float((gap_N.exp() > correction.truncate).sum()), count)
             if self.needs_reference:
                 drift_N = kl_penalty(inputs.logprobs_N, inputs.reference_logprobs_N, "k3")  # of KL(pi || initial policy)
                 metrics["actor/kl_reference"] = Mean(float(drift_N.sum()), count)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 WALL_CLOCK_PREFIXES = ("time/", "perf/")
+Item = TypeVar("Item")
 
 
 def without_wall_clock(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -42,6 +44,17 @@ class StepClock:
             self._synchronize()
         return time.perf_counter()
 
+    def each(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
+        """``items``, with the time that each takes to come counted as phase ``name``."""
+        iterator = iter(items)
+        while True:
+            with self.phase(name):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         if self._on_phase is not None:
@@ -55,10 +68,6 @@ class StepClock:
     def share(self, *names: str) -> float:
         """Of the step so far that went into these phases."""
         return sum(self._seconds.get(name, 0.0) for name in names) / (self._now() - self._started)
-
-    def elapsed(self) -> float:
-        """Seconds since construction."""
-        return self._now() - self._started
 
     def metrics(self, num_tokens: int, device_peak_gib: float = 0.0) -> dict[str, float]:
         """``num_tokens``: prompt and response tokens of the step over all ranks. ``time/step`` runs from construction."""

@@ -7,7 +7,9 @@ from functools import cached_property
 
 from megatron_sppo.algorithms import build_algorithm
 from megatron_sppo.config import arithmetic
+from megatron_sppo.config.placement import is_separate
 from megatron_sppo.config.schema import Config, ModelConfig
+from megatron_sppo.errors import UserError
 from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.plan.machines import Machines
 from megatron_sppo.plan.shapes import model_shape
@@ -30,6 +32,8 @@ class Setup:
     def of(cls, config: Config, machines: Machines) -> Setup:
         """Raises UserError for what could not run, in the words that `train` would use."""
         world_size = machines.world_size
+        if is_separate(config):
+            raise UserError("rollout.placement=separate cannot be planned yet: plan with rollout.placement=colocated")
         arithmetic.check(config, world_size, "gpu")  # what needs no model first
         actor, actor_origin = model_shape(config.actor.path, "actor.path")
         critic, critic_origin = model_shape(config.critic.path or config.actor.path, "critic.path")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 
 from megatron_sppo.batch import Prompts, Rollouts, SamplingPlan
+from megatron_sppo.data.prompts import select_prompts
 from megatron_sppo.parallel.parcel import Parcel, ragged_of_texts, texts_of_ragged
 from megatron_sppo.ragged import Ragged
 
@@ -50,3 +54,42 @@ def read_rollouts_result(parcel: Parcel, prompts: Prompts, num_samples: int) -> 
         truncated_B=truncated_B,
         texts=texts_of_ragged(Ragged(letters, text_lengths)),
     )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response on its way from an engine, as bytes: a line of JSON, then tokens and log-probs."""
+
+    index: int  # of the response in its step
+    tokens: Sequence[int]
+    logprobs: Sequence[float]
+    is_truncated: bool
+    text: str
+
+    def to_bytes(self) -> bytes:
+        head = json.dumps([self.index, len(self.tokens), self.is_truncated, self.text]).encode()
+        return b"\n".join((head, np.asarray(self.tokens, np.int64).tobytes() + np.asarray(self.logprobs, np.float32).tobytes()))
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> Answer:
+        head, numbers = value.split(b"\n", 1)
+        index, count, is_truncated, text = json.loads(head)
+        tokens, logprobs = np.frombuffer(numbers, np.int64, count), np.frombuffer(numbers, np.float32, count, 8 * count)
+        return cls(index, tokens.tolist(), logprobs.tolist(), is_truncated, text)
+
+
+def answers_result(answers: Sequence[Answer]) -> Parcel:
+    """Some of a step's responses, in this order."""
+    tokens = Ragged.from_rows([answer.tokens for answer in answers], torch.int64)
+    logprobs = Ragged.from_rows([answer.logprobs for answer in answers], torch.float32)
+    letters = ragged_of_texts([answer.text for answer in answers])
+    truncated_B = torch.tensor([answer.is_truncated for answer in answers])
+    indices_B = torch.tensor([answer.index for answer in answers])
+    return Parcel({}, (indices_B, tokens.values, tokens.lengths, logprobs.values, truncated_B, letters.values, letters.lengths))
+
+
+def read_answers_result(parcel: Parcel, prompts: Prompts) -> tuple[list[int], Rollouts]:
+    """(index of each response in the step, the responses with their own prompts); one sample per prompt."""
+    indices_B, *rest = parcel.tensors
+    indices = indices_B.tolist()
+    return indices, read_rollouts_result(Parcel({}, tuple(rest)), select_prompts(prompts, indices), num_samples=1)

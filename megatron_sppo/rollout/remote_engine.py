@@ -8,11 +8,20 @@ from dataclasses import dataclass
 
 from megatron_sppo.batch import Prompts, Rollouts, SamplingPlan
 from megatron_sppo.errors import WeightMismatch
+from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.job import Job
+from megatron_sppo.parallel.mailbox import Mailbox
 from megatron_sppo.parallel.parcel import Parcel, receive_parcel, send_parcel
 from megatron_sppo.ragged import Ragged
 from megatron_sppo.rollout.engine import Decode, HFTensors, OnProgress
-from megatron_sppo.rollout.orders import Order, read_rollouts_result, sampling_order
+from megatron_sppo.rollout.orders import (
+    Answer,
+    Order,
+    answers_result,
+    read_answers_result,
+    read_rollouts_result,
+    sampling_order,
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class RemoteEngine:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._under_way: _UnderWay | None = None
-        self._busy_seconds = 0.0
+        self._busy_seconds, self._num_streams = 0.0, 0
 
     def submit(self, prompts: Prompts, plan: SamplingPlan) -> None:
         """Begin to sample; returns at once. Nothing else may be asked of the engine before :meth:`collect`."""
@@ -44,6 +53,23 @@ class RemoteEngine:
         result = self._receive()
         self._busy_seconds += float(result.note["seconds"])
         return read_rollouts_result(result, under_way.prompts, under_way.num_samples)
+
+    def stream(self, prompts: Prompts, plan: SamplingPlan, size: int) -> Iterator[tuple[list[int], Rollouts]]:
+        """(response indices, responses), ``size`` at a time in order of arrival; one sample per prompt. To be read to its end."""
+        assert plan.num_samples == 1 and self._job.store is not None
+        self._num_streams += 1
+        name, order = f"stream{self._num_streams}", sampling_order("stream", prompts, plan)
+        self._send(Parcel({**order.note, "mailbox": name}, order.tensors))
+        mailbox, world = Mailbox(self._job.store, name), platform.host_group()
+        for first in range(0, len(prompts), size):
+            if self._job.rank == 0:
+                arrived = [Answer.from_bytes(mailbox.take()) for _ in range(min(size, len(prompts) - first))]
+                parcel = answers_result(arrived)
+                send_parcel(parcel, 0, world)
+            else:
+                parcel = receive_parcel(0, world)
+            yield read_answers_result(parcel, prompts)
+        self._busy_seconds += float(self._receive().note["seconds"])
 
     def take_busy_seconds(self) -> float:
         """How long the engines have sampled since the last call."""

@@ -30,7 +30,7 @@ class InTurn:
     """A step samples its own rollouts, then trains on them."""
 
     def __init__(self, engine: RolloutEngine, draw: Draw, plan: Plan, decode: Decode) -> None:
-        self._engine, self._draw, self._plan, self._decode = engine, draw, plan, decode
+        self._engine, self.draw, self._plan, self._decode = engine, draw, plan, decode
         self._waiting: Sampled | None = None  # for the next step
 
     def take(self, step: int, clock: StepClock, on_progress: OnProgress | None) -> Sampled:
@@ -39,7 +39,7 @@ class InTurn:
             sampled, self._waiting = self._waiting, None
             return sampled
         with clock.phase("curriculum"):
-            drawn = self._draw(step)
+            drawn = self.draw(step)
         with clock.phase("rollout"), self._engine.awake():
             rollouts = self._engine.generate(drawn.prompts, self._plan(step), self._decode, on_progress)
         return Sampled(drawn, rollouts, step - 1)
@@ -69,7 +69,7 @@ class OneAhead(InTurn):
         sampled = super().take(step, clock, on_progress)
         if step < self._last_step:
             with clock.phase("curriculum"):
-                drawn = self._draw(step + 1)
+                drawn = self.draw(step + 1)
             self._remote.submit(drawn.prompts, self._plan(step + 1))
             self._under_way = step + 1, drawn
         return sampled

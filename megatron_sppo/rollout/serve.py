@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+import torch.distributed as dist
 from torch import Tensor
 
 from megatron_sppo.errors import WeightMismatch
+from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.job import Job
+from megatron_sppo.parallel.mailbox import Mailbox
 from megatron_sppo.parallel.parcel import Parcel, receive_parcel, send_parcel
 from megatron_sppo.ragged import Ragged
 from megatron_sppo.rollout.engine import Decode
-from megatron_sppo.rollout.orders import read_sampling_order, rollouts_result
+from megatron_sppo.rollout.orders import Answer, read_sampling_order, rollouts_result
 from megatron_sppo.rollout.vllm_engine import VLLMEngine
 
 Push = Callable[[int], object]  # joins the push of a step
@@ -30,6 +33,7 @@ class _Server:
         self._job, self._engine, self._decode, self._push = job, engine, decode, push
         self._handlers = {
             "generate": self._generate,
+            "stream": self._stream,
             "score": self._score,
             "load": self._load,
             "verify": self._verify,
@@ -44,6 +48,18 @@ class _Server:
         with self._engine.awake():
             rollouts = self._engine.generate(*read_sampling_order(order), self._decode)
         self._reply(rollouts_result(rollouts, time.perf_counter() - started))
+
+    def _stream(self, order: Parcel) -> None:
+        """Each response leaves as it finishes; at the end, once all engines are done, the seconds it took."""
+        started = time.perf_counter()
+        assert self._job.store is not None, "a job in two parts has one"
+        mailbox = Mailbox(self._job.store, order.note["mailbox"])
+        for index, found in self._engine.stream(*read_sampling_order(order)):
+            text = self._decode(list(found.token_ids))
+            is_truncated = found.finish_reason == "length"
+            mailbox.put(Answer(index, found.token_ids, found.logprobs.logprobs, is_truncated, text).to_bytes())
+        dist.barrier(group=platform.host_group())
+        self._reply(Parcel({"seconds": time.perf_counter() - started}))
 
     def _score(self, order: Parcel) -> None:
         with self._engine.awake():

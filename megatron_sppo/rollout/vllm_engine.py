@@ -134,6 +134,27 @@ class VLLMEngine:
 
     def generate(self, prompts: Prompts, plan: SamplingPlan, decode: Decode, on_progress: OnProgress | None = None) -> Rollouts:
         """See the protocol. Tokens end with the stop token unless truncated; a greedy token's log-prob is at temperature 1."""
+        indices, token_rows, params = self._share(prompts, plan)
+        outputs = self._run(token_rows, params, on_progress)
+        answers = {index: output.outputs[0] for index, output in zip(indices, outputs, strict=True)}
+        return _gather_rollouts(prompts, plan, answers if self._speaks else {}, decode)
+
+    def stream(self, prompts: Prompts, plan: SamplingPlan) -> Iterator[tuple[int, CompletionOutput]]:
+        """(response index, vLLM's answer) as responses finish, of this rank's engine alone; on its first rank, none elsewhere."""
+        indices, token_rows, params = self._share(prompts, plan)
+        self._refuse_if_lost()
+        self._forget_prefixes()
+        finished = self._internals.run_in_steps(self.llm, token_rows, params)
+        while True:
+            with _own_random_state():
+                request, answer = next(finished, (-1, None))
+            if answer is None:
+                return
+            if self._speaks:
+                yield indices[request], answer
+
+    def _share(self, prompts: Prompts, plan: SamplingPlan) -> tuple[list[int], list[list[int]], list[SamplingParams]]:
+        """What this rank's engine is asked: response indices, prompts, how to sample."""
         if plan.max_response_tokens > self._config.max_response_tokens:
             raise UserError(
                 f"rollout.max_response_tokens={self._config.max_response_tokens} is less than the {plan.max_response_tokens} "
@@ -143,14 +164,11 @@ class VLLMEngine:
         asked = [(prompt, sample) for prompt in mine for sample in range(plan.num_samples)]
         seeds = [response_seed(plan.seed, prompts.ids[prompt], sample) for prompt, sample in asked]
         token_rows = [row.tolist() for row in prompts.tokens.rows()]
-        outputs = self._run(
+        return (
+            [prompt * plan.num_samples + sample for prompt, sample in asked],
             [token_rows[prompt] for prompt, _ in asked],
             [sampling_params(plan, self._stop_token_ids, seed) for seed in seeds],
-            on_progress,
         )
-        indices = [prompt * plan.num_samples + sample for prompt, sample in asked]
-        answers = {index: output.outputs[0] for index, output in zip(indices, outputs, strict=True)}
-        return _gather_rollouts(prompts, plan, answers if self._speaks else {}, decode)
 
     def score(self, sequences: Ragged) -> Ragged:
         """See the protocol."""
@@ -239,12 +257,15 @@ class VLLMEngine:
             self.llm.wake_up(tags=asleep)
             self._asleep -= set(asleep)
 
+    def _refuse_if_lost(self) -> None:
+        if self._lost:
+            raise RuntimeError("vLLM's weights were lost or half written; push the policy's before anything is generated.")
+
     def _run(
         self, token_rows: list[list[int]], params: list[SamplingParams], on_progress: OnProgress | None
     ) -> list[RequestOutput]:
         """Outputs in the order of ``token_rows``. An engine without prompts does nothing; no other engine waits for it."""
-        if self._lost:
-            raise RuntimeError("vLLM's weights were lost or half written; push the policy's before anything is generated.")
+        self._refuse_if_lost()
         if not token_rows:
             return []
         bar = _Progress.factory(on_progress) if on_progress else False

@@ -20,13 +20,15 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 import vllm
+from vllm.outputs import CompletionOutput
+from vllm.sampling_params import RequestOutputKind
 
 Result = TypeVar("Result")
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives on Linux
@@ -114,6 +116,20 @@ def set_weight_version(llm: vllm.LLM, version: int) -> None:
     setter = getattr(llm.llm_engine, "set_weight_version", None)
     if setter is not None:
         setter(str(version))
+
+
+def run_in_steps(
+    llm: vllm.LLM, token_rows: Sequence[list[int]], params: Sequence[vllm.SamplingParams]
+) -> Iterator[tuple[int, CompletionOutput]]:
+    """(row, its answer) as requests finish: what ``LLM.generate`` does, which hands them over when all have."""
+    engine = llm.llm_engine
+    for row, (tokens, how) in enumerate(zip(token_rows, params, strict=True)):
+        how.output_kind = RequestOutputKind.FINAL_ONLY
+        engine.add_request(str(row), {"prompt_token_ids": tokens}, how)
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            if output.finished:
+                yield int(output.request_id), output.outputs[0]
 
 
 def on_model(llm: vllm.LLM, function: Callable[[torch.nn.Module], Result]) -> Result:

@@ -74,6 +74,16 @@ MISTAKES = {
     "pool beyond the data": Mistake(
         "data.curriculum.by=variance", "prompts_per_step x data.curriculum.pool", "32", "set it between 1 and 24"
     ),
+    "FP8 on a CPU": Mistake("rollout.quantization=fp8", "rollout.quantization", "fp8", "set rollout.quantization=none"),
+    "aliases without a plan": Mistake(
+        "rollout.alias_weights=true rollout.weight_sync=gather",
+        "rollout.weight_sync",
+        "gather",
+        "set rollout.weight_sync=reshard",
+    ),
+    "aliases of compiled weights": Mistake(
+        "rollout.alias_weights=true rollout.execution=compiled", "rollout.execution", "compiled", "set rollout.execution=eager"
+    ),
     "greedy training": Mistake("rollout.temperature=0", "rollout.temperature", "0.0", "set rollout.temperature=0.6"),
     "certain prior": Mistake("critic.prior=1.0", "critic.prior", "1.0", "set critic.prior=0.5"),
     "no steps": Mistake("steps=0", "steps", "0", "set steps=1"),

@@ -220,6 +220,9 @@ def _sampler(prepared: Prepared, engine: RolloutEngine, critic: Critic) -> InTur
             return everything(batch)
         return draw(batch, critic.values(batch.tokens), config.prompts_per_step, curriculum, config.seed, step)
 
+    def pushes(step: int) -> bool:
+        return step > config.critic.warmup_steps
+
     if config.rollout.max_staleness and isinstance(engine, RemoteEngine):
-        return OneAhead(engine, drawn, prepared.algorithm.sampling, decode, config.steps)
-    return InTurn(engine, drawn, prepared.algorithm.sampling, decode)
+        return OneAhead(engine, drawn, prepared.algorithm.sampling, decode, pushes, config.steps)
+    return InTurn(engine, drawn, prepared.algorithm.sampling, decode, pushes)

@@ -29,8 +29,9 @@ class Sampled:
 class InTurn:
     """A step samples its own rollouts, then trains on them."""
 
-    def __init__(self, engine: RolloutEngine, draw: Draw, plan: Plan, decode: Decode) -> None:
-        self._engine, self.draw, self._plan, self._decode = engine, draw, plan, decode
+    def __init__(self, engine: RolloutEngine, draw: Draw, plan: Plan, decode: Decode, pushes: Callable[[int], bool]) -> None:
+        """``pushes``: whether a step ends with a push of the policy."""
+        self._engine, self.draw, self._plan, self._decode, self._pushes = engine, draw, plan, decode, pushes
         self._waiting: Sampled | None = None  # for the next step
 
     def take(self, step: int, clock: StepClock, on_progress: OnProgress | None) -> Sampled:
@@ -40,7 +41,7 @@ class InTurn:
             return sampled
         with clock.phase("curriculum"):
             drawn = self.draw(step)
-        with clock.phase("rollout"), self._engine.awake():
+        with clock.phase("rollout"), self._engine.awake(until_push=self._pushes(step)):
             rollouts = self._engine.generate(drawn.prompts, self._plan(step), self._decode, on_progress)
         return Sampled(drawn, rollouts, step - 1)
 
@@ -59,8 +60,10 @@ class InTurn:
 class OneAhead(InTurn):
     """While a step trains, the next one is sampled by the policy as it was before."""
 
-    def __init__(self, engine: RemoteEngine, draw: Draw, plan: Plan, decode: Decode, last_step: int) -> None:
-        super().__init__(engine, draw, plan, decode)
+    def __init__(
+        self, engine: RemoteEngine, draw: Draw, plan: Plan, decode: Decode, pushes: Callable[[int], bool], last_step: int
+    ) -> None:
+        super().__init__(engine, draw, plan, decode, pushes)
         self._remote, self._last_step = engine, last_step
         self._under_way: tuple[int, Drawn] | None = None  # (step, its prompts)
 

@@ -28,12 +28,12 @@ def advice(memory: Memory, times: Times, push: Push, assumptions: Assumptions) -
 
 def _key_value_cache(memory: Memory) -> Iterator[str]:
     setup, engine = memory.setup, memory.engine
-    share = -(-setup.num_responses * setup.config.rollout.tp // setup.machines.world_size)
+    share = -(-setup.num_responses * setup.config.rollout.tp // setup.rollout_ranks)
     wanted = min(setup.config.rollout.max_num_seqs, share)
     held = engine.sequences(setup.longest)
     if held < 1 or held >= TOO_FEW_SEQUENCES * wanted:
         return
-    room = memory.usable - max(sum(row.get("rollout", 0.0) for row in memory.table.values()), 0.0)
+    room = memory.usable - memory.rollout_total
     fix = f"set rollout.max_num_seqs={held}, or raise rollout.tp"
     if room > GB:
         more = setup.config.rollout.gpu_memory_utilization + room / setup.machines.gpu.memory

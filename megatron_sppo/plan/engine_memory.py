@@ -46,7 +46,12 @@ class EngineMemory:
 
     @property
     def weights(self) -> float:
-        return engine_parameters(self.hf, self.config.tp) * self.itemsize
+        """With ``quantization=fp8`` the layers' matrices take a byte an element; the vocabulary's stay as they are."""
+        count = engine_parameters(self.hf, self.config.tp)
+        if self.config.quantization == "none":
+            return count * self.itemsize
+        vocabulary = (1 if self.hf.tied_embeddings else 2) * self.hf.vocab_size * self.hf.hidden_size / self.config.tp
+        return vocabulary * self.itemsize + count - vocabulary
 
     @property
     def activations(self) -> float:

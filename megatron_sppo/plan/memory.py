@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -13,6 +13,9 @@ from megatron_sppo.plan.assumptions import Assumptions
 from megatron_sppo.plan.engine_memory import EngineMemory
 from megatron_sppo.plan.setup import Setup
 from megatron_sppo.plan.trainer_memory import Shard, itemsize, micro_batches, row_tokens
+from megatron_sppo.reshard.alias import aliasable_share
+from megatron_sppo.reshard.catalogue import hf_shapes
+from megatron_sppo.reshard.declared import layouts
 
 Phase = Literal["rollout", "critic update", "log-probs", "actor update", "reshard"]
 PHASES: tuple[Phase, ...] = ("rollout", "critic update", "log-probs", "actor update", "reshard")
@@ -38,13 +41,24 @@ class Memory:
         return self.setup.machines.gpu.memory * (1 - self.assumptions.fragmentation)
 
     @cached_property
-    def table(self) -> Table:
-        """Of the rank with the highest peak: ranks differ by the pipeline stages of actor and critic that they hold."""
-        return max((self._table(*shards) for shards in self._shards()), key=lambda table: max(totals(table).values()))
+    def tables(self) -> dict[str, Table]:
+        """By kind of rank, of the one with the highest peak: ranks differ by the pipeline stages that they hold."""
+        trainers = list(self._shards())
+        if self.setup.is_separate:
+            return {
+                "training rank": _fullest(self._table(shards, rolls_out=False) for shards in trainers),
+                "rollout rank": self._table((), rolls_out=True),
+            }
+        return {"rank": _fullest(self._table(shards, rolls_out=True) for shards in trainers)}
 
     @property
     def peak(self) -> tuple[Phase, float]:
-        return max(totals(self.table).items(), key=lambda item: item[1])
+        return max((peak_of(table) for table in self.tables.values()), key=lambda item: item[1])
+
+    @property
+    def rollout_total(self) -> float:
+        """Of a rank that rolls out, while it does."""
+        return totals(list(self.tables.values())[-1])["rollout"]
 
     def problem(self) -> str:
         """Why it does not fit, or nothing."""
@@ -61,51 +75,51 @@ class Memory:
 
     @property
     def host_bytes(self) -> dict[str, float]:
-        """Pinned or pageable memory of one node's ranks together."""
-        ranks, config = self.setup.machines.gpus_per_node, self.setup.config
-        state = sum(self._state_of_a_save(shard) for shard in self._fullest())
-        found = {"checkpoint being written": ranks * state}
-        if config.rollout.sleep:
-            found["vLLM's weights while it sleeps"] = ranks * self.engine.weights
+        """Pinned or pageable memory of one node's training ranks together."""
+        ranks = min(self.setup.machines.gpus_per_node, self.setup.train_ranks)
+        shards = max(self._shards(), key=lambda shards: sum(shard.state.total for shard in shards))
+        found = {"checkpoint being written": ranks * sum(shard.state.weights + shard.state.optimizer for shard in shards)}
+        if self.setup.config.rollout.sleep and not self.setup.is_separate:
+            found["vLLM's weights, while it sleeps after a validation"] = ranks * self.engine.weights
         if self.setup.needs_reference:
-            found["reference policy"] = ranks * self._fullest()[0].state.weights
+            found["reference policy"] = ranks * shards[0].state.weights
         return found
-
-    def _state_of_a_save(self, shard: Shard) -> float:
-        return shard.state.weights + shard.state.optimizer
-
-    def _fullest(self) -> tuple[Shard, ...]:
-        return max(self._shards(), key=lambda shards: sum(shard.state.total for shard in shards))
 
     def _shards(self) -> Iterator[tuple[Shard, ...]]:
         """(actor, critic) as each kind of rank holds them; the actor alone where the algorithm has no critic."""
-        setup, world_size = self.setup, self.setup.machines.world_size
-        config = setup.config
+        setup, world_size, config = self.setup, self.setup.train_ranks, self.setup.config
         ranks_per_stage = [world_size // model.pp for model in (config.actor, config.critic)]
         for stages in sorted({tuple(rank // size for size in ranks_per_stage) for rank in range(world_size)}):
             actor = Shard(setup.actor, config.actor, "lm", stages[0], world_size)
             critic = Shard(setup.critic, config.critic, "value", stages[1], world_size)
             yield (actor, critic) if setup.uses_critic else (actor,)
 
-    def _table(self, actor: Shard, critic: Shard | None = None) -> Table:
-        always = dict.fromkeys(PHASES, 1.0)
+    def _table(self, shards: tuple[Shard, ...], *, rolls_out: bool) -> Table:
         table: Table = {}
-        for name, shard in (("actor", actor), ("critic", critic)):
-            if shard is not None:
-                state = shard.state
-                for part, size in (("weights", state.weights), ("gradients", state.gradients), ("optimizer", state.optimizer)):
-                    table[f"{name} {part}"] = {phase: size * on for phase, on in always.items()}
-        table |= self._engine_rows()
-        table["activations"] = self._activations(actor, critic)
-        table["logits in chunks"] = {
-            "log-probs": actor.head_bytes(backward=False),
-            "actor update": actor.head_bytes(backward=True),
-        }
+        for name, shard in zip(("actor", "critic"), shards, strict=False):
+            state = shard.state
+            for part, size in (("weights", state.weights), ("gradients", state.gradients), ("optimizer", state.optimizer)):
+                table[f"{name} {part}"] = dict.fromkeys(PHASES, size)
+        if rolls_out:
+            table |= self._engine_rows()
+        if shards:
+            table |= self._work_rows(*shards)
         table["reshard buckets"] = {"reshard": self._staging()}
-        if self.setup.needs_reference:  # Actor.reference_logprobs keeps the policy's weights beside the reference's
-            table["policy's weights, swapped out"] = {"log-probs": actor.state.weights}
         table["CUDA context, NCCL"] = dict.fromkeys(PHASES, self.assumptions.context)
         return {name: row for name, row in table.items() if any(row.values())}
+
+    def _work_rows(self, actor: Shard, critic: Shard | None = None) -> Table:
+        """What comes and goes while models compute."""
+        rows: Table = {
+            "activations": self._activations(actor, critic),
+            "logits in chunks": {
+                "log-probs": actor.head_bytes(backward=False),
+                "actor update": actor.head_bytes(backward=True),
+            },
+        }
+        if self.setup.needs_reference:  # Actor.reference_logprobs keeps the policy's weights beside the reference's
+            rows["policy's weights, swapped out"] = {"log-probs": actor.state.weights}
+        return rows
 
     def _staging(self) -> float:
         """The planned reshard's arenas; gathering holds the largest tensor and the parts that it is made of."""
@@ -115,15 +129,26 @@ class Memory:
         return STAGING * rollout.reshard_cap_mib * _MIB
 
     def _engine_rows(self) -> Table:
-        engine, sleeps = self.engine, self.setup.config.rollout.sleep
-        compiled = self.setup.config.rollout.execution != "eager"
+        engine, rollout = self.engine, self.setup.config.rollout
+        graphs = 0.0 if rollout.execution == "eager" else self.assumptions.cuda_graphs
+        sleeps = rollout.sleep and not self.setup.is_separate
         awake: tuple[Phase, ...] = ("rollout",) if sleeps else PHASES
+        weights = engine.weights * (1 - self.aliased_share)
         return {
-            "vLLM weights": dict.fromkeys((*awake, "reshard"), engine.weights),
+            "vLLM weights": dict.fromkeys((*awake, "reshard"), weights),
             "vLLM activations": {"rollout": engine.activations},
             "vLLM KV cache": dict.fromkeys(awake, max(0.0, engine.kv_cache)),
-            "vLLM CUDA graphs": dict.fromkeys(PHASES, self.assumptions.cuda_graphs if compiled else 0.0),
+            "vLLM CUDA graphs": dict.fromkeys(PHASES, graphs),
         }
+
+    @cached_property
+    def aliased_share(self) -> float:
+        """Of vLLM's weights, what is the trainer's own memory (``rollout.alias_weights``), on the rank with the least."""
+        if not self.setup.config.rollout.alias_weights:
+            return 0.0
+        sources, targets = layouts(self.setup.actor, self.setup.cluster, hf_shapes(self.setup.actor))
+        first = self.setup.cluster.tp * self.setup.config.rollout.tp * self.setup.cluster.pp  # later ranks repeat these
+        return min(map(aliasable_share, sources[:first], targets[:first]))
 
     def _activations(self, actor: Shard, critic: Shard | None) -> dict[Phase, float]:
         setup, config = self.setup, self.setup.config
@@ -139,9 +164,17 @@ class Memory:
 
     def _rows(self, model: ModelConfig, longest: int) -> tuple[int, int]:
         """(tokens of the largest row on a rank, micro-batches of an optimizer step at full length)."""
-        replicas = data_parallel(model, self.setup.machines.world_size)
+        replicas = data_parallel(model, self.setup.train_ranks)
         sequences = -(-mini_batch_size(model, self.setup.num_responses) // replicas)
         return row_tokens(model, longest, sequences), micro_batches(model, sequences, longest)
+
+
+def peak_of(table: Table) -> tuple[Phase, float]:
+    return max(totals(table).items(), key=lambda item: item[1])
+
+
+def _fullest(tables: Iterable[Table]) -> Table:
+    return max(tables, key=lambda table: peak_of(table)[1])
 
 
 def totals(table: Table) -> dict[Phase, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from megatron_sppo.config.schema import ModelConfig
 from megatron_sppo.plan.setup import Setup
 
@@ -17,22 +19,27 @@ def coordinates(model: ModelConfig, rank: int, world_size: int) -> dict[str, int
 
 
 def describe_ranks(setup: Setup) -> list[str]:
-    """A line per rank, or per node where there are many."""
+    """A line per rank, or per node where there are many; training ranks and rollout ranks on lines of their own."""
     world_size, per_node = setup.machines.world_size, setup.machines.gpus_per_node
     size = 1 if world_size <= MOST_LINES else per_node
-    return [_line(setup, range(first, first + size)) for first in range(0, world_size, size)]
+    cuts = sorted({*range(0, world_size, size), world_size, setup.train_ranks})
+    return [_line(setup, range(first, end)) for first, end in pairwise(cuts)]
 
 
 def _line(setup: Setup, ranks: range) -> str:
-    config, world_size, node = setup.config, setup.machines.world_size, ranks[0] // setup.machines.gpus_per_node
+    config, node = setup.config, ranks[0] // setup.machines.gpus_per_node
     where = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}"
-    parts = [f"node {node} {where}:", f"actor {_held(config.actor, ranks, world_size)}"]
-    if setup.uses_critic:
-        parts.append(f"critic {_held(config.critic, ranks, world_size)}")
-    engines = sorted({rank // config.rollout.tp for rank in ranks})
-    tp_ranks = sorted({rank % config.rollout.tp for rank in ranks})
-    parts.append(f"vLLM engine {_span(engines)} tp {_span(tp_ranks)}")
-    return " | ".join([" ".join(parts[:2]), *parts[2:]])
+    parts = []
+    if ranks[0] < setup.train_ranks:
+        parts.append(f"actor {_held(config.actor, ranks, setup.train_ranks)}")
+        if setup.uses_critic:
+            parts.append(f"critic {_held(config.critic, ranks, setup.train_ranks)}")
+    first_engine_rank = setup.train_ranks if setup.is_separate else 0
+    if ranks[0] >= first_engine_rank:
+        places = [divmod(rank - first_engine_rank, config.rollout.tp) for rank in ranks]
+        engines, tp_ranks = (sorted(set(values)) for values in zip(*places, strict=True))
+        parts.append(f"vLLM engine {_span(engines)} tp {_span(tp_ranks)}")
+    return f"node {node} {where}: {' | '.join(parts)}"
 
 
 def _held(model: ModelConfig, ranks: range, world_size: int) -> str:

@@ -7,9 +7,8 @@ from functools import cached_property
 
 from megatron_sppo.algorithms import build_algorithm
 from megatron_sppo.config import arithmetic
-from megatron_sppo.config.placement import is_separate
-from megatron_sppo.config.schema import Config, ModelConfig
-from megatron_sppo.errors import UserError
+from megatron_sppo.config.placement import is_separate, ranks_that_roll_out, ranks_that_train
+from megatron_sppo.config.schema import Config
 from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.plan.machines import Machines
 from megatron_sppo.plan.shapes import model_shape
@@ -32,8 +31,6 @@ class Setup:
     def of(cls, config: Config, machines: Machines) -> Setup:
         """Raises UserError for what could not run, in the words that `train` would use."""
         world_size = machines.world_size
-        if is_separate(config):
-            raise UserError("rollout.placement=separate cannot be planned yet: plan with rollout.placement=colocated")
         arithmetic.check(config, world_size, "gpu")  # what needs no model first
         actor, actor_origin = model_shape(config.actor.path, "actor.path")
         critic, critic_origin = model_shape(config.critic.path or config.actor.path, "critic.path")
@@ -54,19 +51,29 @@ class Setup:
         check_divides(actor, setup.cluster)
         return setup
 
+    @property
+    def is_separate(self) -> bool:
+        return is_separate(self.config)
+
+    @property
+    def train_ranks(self) -> int:
+        return ranks_that_train(self.config, self.machines.world_size)
+
+    @property
+    def rollout_ranks(self) -> int:
+        return ranks_that_roll_out(self.config, self.machines.world_size)
+
     @cached_property
     def cluster(self) -> Cluster:
         """The actor's layout and vLLM's, for the reshard planner."""
-        return self.cluster_of(self.config.actor)
-
-    def cluster_of(self, model: ModelConfig) -> Cluster:
-        world_size, rollout_tp = self.machines.world_size, self.config.rollout.tp
+        actor, rollout_tp = self.config.actor, self.config.rollout.tp
         return Cluster(
-            tp=model.tp,
-            pp=model.pp,
-            dp=world_size // (model.tp * model.pp),
+            tp=actor.tp,
+            pp=actor.pp,
+            dp=self.train_ranks // (actor.tp * actor.pp),
             rollout_tp=rollout_tp,
-            num_engines=world_size // rollout_tp,
+            num_engines=self.rollout_ranks // rollout_tp,
+            separate=self.is_separate,
             ranks_per_node=self.machines.gpus_per_node,
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from megatron_sppo.config import arithmetic
 from megatron_sppo.plan.assumptions import GB, Assumptions
 from megatron_sppo.plan.engine_memory import kv_bytes_per_token
-from megatron_sppo.plan.memory import PHASES, Memory, totals
+from megatron_sppo.plan.memory import PHASES, Memory, Table, peak_of, totals
 from megatron_sppo.plan.ranks import describe_ranks
 from megatron_sppo.plan.setup import Setup
 from megatron_sppo.plan.times import Times
@@ -25,7 +25,7 @@ def render(memory: Memory, times: Times, push: Push, assumptions: Assumptions) -
         ("models", _models(setup)),
         ("batch", arithmetic.explain(setup.config, setup.machines.world_size, setup.samples_per_prompt).splitlines()),
         ("ranks", describe_ranks(setup)),
-        ("memory of the fullest rank, GB", [*_memory(memory)]),
+        *((f"memory of the fullest {kind}, GB", [*_memory(table, memory.usable)]) for kind, table in memory.tables.items()),
         ("KV cache of an engine's rank", _kv_cache(memory)),
         ("host memory of a node, GB", _host(memory)),
         ("bytes per reshard", [push.describe()]),
@@ -49,15 +49,15 @@ def _models(setup: Setup) -> list[str]:
     return lines
 
 
-def _memory(memory: Memory) -> Iterator[str]:
+def _memory(table: Table, usable: float) -> Iterator[str]:
     yield "".join([" " * _FIRST_COLUMN, *(f"{phase:>{_COLUMN}}" for phase in PHASES)])
-    for component, row in memory.table.items():
+    for component, row in table.items():
         cells = (f"{row[phase] / GB:.2f}" if row.get(phase) else "-" for phase in PHASES)
         yield "".join([f"{component:<{_FIRST_COLUMN}}", *(f"{cell:>{_COLUMN}}" for cell in cells)])
-    sums = totals(memory.table)
+    sums = totals(table)
     yield "".join([f"{'total':<{_FIRST_COLUMN}}", *(f"{sums[phase] / GB:>{_COLUMN}.2f}" for phase in PHASES)])
-    phase, peak = memory.peak
-    yield f"peak {peak / GB:.1f} in the {phase} phase, of {memory.usable / GB:.1f} usable"
+    phase, peak = peak_of(table)
+    yield f"peak {peak / GB:.1f} in the {phase} phase, of {usable / GB:.1f} usable"
 
 
 def _kv_cache(memory: Memory) -> list[str]:
@@ -73,14 +73,12 @@ def _host(memory: Memory) -> list[str]:
 
 
 def _times(times: Times) -> list[str]:
-    seconds = times.seconds()
+    seconds, steps = times.seconds(), times.setup.config.steps
     total = sum(seconds.values())
     lines = [f"{value:8.1f}  {value / total:4.0%}  {name}" for name, value in seconds.items()]
-    steps = times.setup.config.steps
-    lines.append(
-        f"{total:8.1f}        in all; {steps} steps = {steps * total / 3600:.1f} h, without reward, validation and checkpoints"
-    )
-    return lines
+    overlap = "" if times.step == total else f", {times.step:.1f} with rollouts beside training"
+    hours = f"{steps} steps = {steps * times.step / 3600:.1f} h, without reward, validation and checkpoints"
+    return [*lines, f"{total:8.1f}        in all{overlap}; {hours}"]
 
 
 def verdict(problem: str, changes: Sequence[object]) -> str:

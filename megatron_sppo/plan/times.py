@@ -49,7 +49,8 @@ class Times:
         config, responses = self.setup.config, self.setup.num_responses
         sequence = self.prompt + self.response
         actor = forward_flops(self.setup.actor, responses * sequence, sequence, responses * self.response)
-        found = {"wake and sleep": self._wake(), "rollout": self.rollout()}
+        found = {"wake and sleep": self._wake()} if self._wake() else {}
+        found["rollout"] = self.rollout()
         if self.setup.uses_critic:
             critic = forward_flops(self.setup.critic, responses * self.prompt, self.prompt)
             found["value"] = self._forward(critic)
@@ -60,6 +61,15 @@ class Times:
         found["actor update"] = config.actor.epochs * self._update(actor, config.actor, sequence)
         found["reshard"] = self.reshard()
         return found
+
+    @property
+    def step(self) -> float:
+        """All phases one after the other, or the longer side where rollouts overlap the training of a step."""
+        seconds, rollout = self.seconds(), self.setup.config.rollout
+        total = sum(seconds.values())
+        if rollout.max_staleness or rollout.stream:
+            return max(seconds["rollout"], total - seconds["rollout"])
+        return total
 
     def rollout(self) -> float:
         """Decoding in steps of one token for every running sequence: a step reads the weights and the running sequences' keys and
@@ -72,7 +82,7 @@ class Times:
     @property
     def _share(self) -> float:
         """Responses of one engine."""
-        return self.setup.num_responses * self.setup.config.rollout.tp / self.setup.machines.world_size
+        return self.setup.num_responses * self.setup.config.rollout.tp / self.setup.rollout_ranks
 
     @property
     def running(self) -> int:
@@ -91,26 +101,28 @@ class Times:
 
     def _prefill(self) -> float:
         flops = forward_flops(self.setup.actor, self.setup.num_responses * self.prompt, self.prompt)
-        return self._spread(flops, self.assumptions.forward_flops)
+        return self._spread(flops, self.assumptions.forward_flops, self.setup.rollout_ranks)
 
     def _wake(self) -> float:
-        """Level-1 sleep copies vLLM's weights to the host and back."""
-        return 2 * self.engine.weights / self.assumptions.host_link if self.setup.config.rollout.sleep else 0.0
+        """Weights that a reshard replaces are thrown away; with ``weight_sync=gather`` sleep copies them to the host and back."""
+        rollout = self.setup.config.rollout
+        copies = rollout.sleep and not self.setup.is_separate and rollout.weight_sync == "gather"
+        return 2 * self.engine.weights / self.assumptions.host_link if copies else 0.0
 
-    def _spread(self, flops: float, efficiency: float) -> float:
-        machines = self.setup.machines
-        return flops / (efficiency * machines.gpu.bf16_flops * machines.world_size)
+    def _spread(self, flops: float, efficiency: float, ranks: int) -> float:
+        return flops / (efficiency * self.setup.machines.gpu.bf16_flops * ranks)
 
     def _forward(self, flops: float) -> float:
-        return self._spread(flops, self.assumptions.forward_flops)
+        return self._spread(flops, self.assumptions.forward_flops, self.setup.train_ranks)
 
     def _update(self, forward: float, model: ModelConfig, mean_tokens: float) -> float:
         passes = 4 if model.recompute == "full" else 3
-        return self._spread(passes * forward, self.assumptions.train_flops) / (1 - self.bubble(model, mean_tokens))
+        busy = self._spread(passes * forward, self.assumptions.train_flops, self.setup.train_ranks)
+        return busy / (1 - self.bubble(model, mean_tokens))
 
     def bubble(self, model: ModelConfig, mean_tokens: float) -> float:
         """Share of an update that pipeline stages wait: (pp - 1) / (m + pp - 1) with m micro-batches (arXiv 2104.04473)."""
-        replicas = self.setup.machines.world_size // (model.tp * model.pp * model.cp)
+        replicas = self.setup.train_ranks // (model.tp * model.pp * model.cp)
         sequences = -(-(model.mini_batch_size or self.setup.num_responses) // replicas)
         return (model.pp - 1) / (micro_batches(model, sequences, mean_tokens) + model.pp - 1)
 

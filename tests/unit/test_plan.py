@@ -170,6 +170,9 @@ def test_seconds_by_hand() -> None:
     assert seconds["old log-probs"] == pytest.approx(flops / (0.45 * 4 * 989e12)) == pytest.approx(18.7, abs=0.1)
     assert seconds["actor update"] == pytest.approx(4 * flops / (0.40 * 4 * 989e12))
     assert seconds["reshard"] == pytest.approx(3.81e9 / (0.5 * 450e9))
+    assert "wake and sleep" not in seconds, "what a reshard replaces is thrown away in sleep"
+    gathered = memory("rollout.weight_sync=gather")
+    seconds = Times(gathered.setup, gathered.engine, Assumptions(), (0.0, 0.0)).seconds()
     assert seconds["wake and sleep"] == pytest.approx(2 * 3.8078e9 / 50e9, rel=1e-3)
 
 
@@ -185,28 +188,67 @@ def test_a_decoding_step_by_hand() -> None:
 def test_the_fullest_rank_holds_the_fullest_stages() -> None:
     """The last stage has the output layer, the first keeps more micro-batches: whichever needs most is shown."""
     planned = memory("actor.pp=2", "actor.tp=2", "critic.tp=1", "critic.pp=2", "rollout.gpu_memory_utilization=0.2", gpus=8)
-    tables = [planned._table(*shards) for shards in planned._shards()]
+    tables = [planned._table(shards, rolls_out=True) for shards in planned._shards()]
     assert len(tables) == 2
     assert planned.peak[1] == max(max(totals(table).values()) for table in tables)
 
 
 def test_sleep_frees_vllm_in_updates() -> None:
-    asleep, awake = totals(memory().table), totals(memory("rollout.sleep=false").table)
+    asleep, awake = totals(memory().tables["rank"]), totals(memory("rollout.sleep=false").tables["rank"])
     engine = memory().engine
     assert awake["actor update"] - asleep["actor update"] == pytest.approx(engine.weights + engine.kv_cache)
     assert awake["rollout"] == asleep["rollout"]
-    assert memory().host_bytes["vLLM's weights while it sleeps"] == 4 * engine.weights
+    assert memory().host_bytes["vLLM's weights, while it sleeps after a validation"] == 4 * engine.weights
+
+
+SEPARATE = ("rollout.placement=separate", "rollout.num_ranks=4", "rollout.gpu_memory_utilization=0.9")
+
+
+def test_ranks_that_roll_out_alone_have_the_gpu_to_themselves() -> None:
+    planned = memory(*SEPARATE, gpus=8)
+    training, rollout = planned.tables["training rank"], planned.tables["rollout rank"]
+    assert not any(name.startswith("vLLM") for name in training) and "actor weights" not in rollout
+    assert training["actor optimizer"] == memory().tables["rank"]["actor optimizer"], "4 ranks train in both"
+    assert planned.problem() == "" and planned.peak[1] == totals(rollout)["rollout"]
+    lines = describe_ranks(planned.setup)
+    assert lines[3] == "node 0 rank 3: actor tp 3 | critic tp 3" and lines[4] == "node 0 rank 4: vLLM engine 0 tp 0"
+    assert Push(planned.setup, 2).most_received[0] == pytest.approx(3.8078e9, rel=1e-3), "all of its shard"
+
+
+def test_rollouts_one_step_ahead_hide_the_shorter_side() -> None:
+    ahead = memory(*SEPARATE, "rollout.max_staleness=1", "algorithm.importance_sampling.truncate=2", gpus=8)
+    times = Times(ahead.setup, ahead.engine, Assumptions(), (0.0, 0.0))
+    seconds = times.seconds()
+    training = sum(seconds.values()) - seconds["rollout"]
+    assert times.step == max(seconds["rollout"], training)
+
+
+def test_weights_that_are_the_trainers_own_take_nothing() -> None:
+    """TP4 of 4 KV heads: every parameter is laid out alike on both sides; with TP2 the QKV of two groups is interleaved."""
+    own = ("rollout.alias_weights=true", "rollout.execution=eager")
+    assert "vLLM weights" not in memory(*own).tables["rank"]
+    two = memory(*own, "actor.tp=2", "rollout.tp=2", "critic.tp=2", gpus=8)
+    qkv = 28 * (3584 + 2 * 512) * (3584 + 1) / 2
+    assert two.tables["rank"]["vLLM weights"]["rollout"] == pytest.approx(2 * qkv)
+
+
+def test_fp8_rollouts_halve_the_layers() -> None:
+    halved, whole = memory("rollout.quantization=fp8").engine.weights, memory().engine.weights
+    vocabulary = 2 * 152064 * 3584 / 4
+    assert halved == pytest.approx(2 * vocabulary + (whole / 2 - vocabulary))
 
 
 def test_a_reference_policy_costs_its_weights_twice() -> None:
     planned = memory("algorithm.kl.coefficient=0.001")
     assert planned.setup.needs_reference
-    assert planned.table["policy's weights, swapped out"] == {"log-probs": planned.table["actor weights"]["log-probs"]}
+    assert planned.tables["rank"]["policy's weights, swapped out"] == {
+        "log-probs": planned.tables["rank"]["actor weights"]["log-probs"]
+    }
     assert planned.host_bytes["reference policy"] == pytest.approx(15.23e9, rel=1e-3)
 
 
 def test_every_row_is_in_known_phases_and_positive() -> None:
-    for row in memory("algorithm.kl.coefficient=0.001", "rollout.weight_sync=gather").table.values():
+    for row in memory("algorithm.kl.coefficient=0.001", "rollout.weight_sync=gather").tables["rank"].values():
         assert set(row) <= set(PHASES) and min(row.values()) >= 0
 
 

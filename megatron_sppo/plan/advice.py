@@ -19,11 +19,18 @@ TOO_FEW_SEQUENCES = 0.9  # of those that could run at once
 def advice(memory: Memory, times: Times, push: Push, assumptions: Assumptions) -> list[str]:
     """Sentences; the first ones are the config's own warnings."""
     setup = memory.setup
-    found = [*setup.warnings]
-    for part in (_key_value_cache(memory), _cuts(setup, assumptions), _recomputation(setup, assumptions)):
-        found += part
-    found += [*_across_nodes(setup, push), *_bubbles(setup, times), *_duplicated_heads(setup), *_missing_files(setup)]
-    return found
+    parts = (
+        setup.warnings,
+        _key_value_cache(memory),
+        _cuts(setup, assumptions),
+        _recomputation(setup, assumptions),
+        _across_nodes(setup, push),
+        _second_copy(memory, push),
+        _bubbles(setup, times),
+        _duplicated_heads(setup),
+        _missing_files(setup),
+    )
+    return [sentence for part in parts for sentence in part]
 
 
 def _key_value_cache(memory: Memory) -> Iterator[str]:
@@ -85,6 +92,17 @@ def _across_nodes(setup: Setup, push: Push) -> Iterator[str]:
         yield (
             f"a rank fetches {far / GB:.2f} GB from other nodes per reshard, for its node does not hold every pipeline stage: "
             "lower actor.pp, or accept it"
+        )
+
+
+def _second_copy(memory: Memory, push: Push) -> Iterator[str]:
+    """Of the weights, where vLLM could use the trainer's; CUDA graphs hold addresses, so with them it cannot."""
+    rollout = memory.setup.config.rollout
+    possible = rollout.weight_sync == "reshard" and rollout.execution == "eager" and not memory.setup.is_separate
+    if possible and not rollout.alias_weights and push.report.aliasable == 1.0:
+        yield (
+            f"vLLM keeps {memory.engine.weights / GB:.1f} GB of weights a rank that the trainer has in the same layout: "
+            "set rollout.alias_weights=true"
         )
 
 

@@ -64,7 +64,7 @@ class Memory:
         """Why it does not fit, or nothing."""
         phase, peak = self.peak
         if peak > self.usable:
-            return f"the {phase} phase needs {_gb(peak)} of the {_gb(self.usable)} that a {self.setup.machines.gpu.name} offers"
+            return f"the {phase} phase needs {_gb(peak)} of the {_gb(self.usable)} that one {self.setup.machines.gpu.name} offers"
         if self.engine.sequences(self.setup.longest) < 1:
             return (
                 f"vLLM's share of {_gb(self.engine.share)} leaves {_gb(max(0.0, self.engine.kv_cache))} for the KV cache after "

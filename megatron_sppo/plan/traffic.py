@@ -7,9 +7,8 @@ from functools import cached_property
 
 from megatron_sppo.plan.setup import Setup
 from megatron_sppo.reshard.catalogue import hf_shapes
-from megatron_sppo.reshard.declared import layouts
-from megatron_sppo.reshard.planner import plan_copies
-from megatron_sppo.reshard.traffic import Traffic, format_bytes, gather_bytes, measure_traffic
+from megatron_sppo.reshard.report import PlanReport, plan_report
+from megatron_sppo.reshard.traffic import Traffic, format_bytes, gather_bytes
 
 
 @dataclass(frozen=True)
@@ -18,13 +17,14 @@ class Push:
     itemsize: int  # of vLLM's weights
 
     @cached_property
-    def traffic(self) -> Traffic:
+    def report(self) -> PlanReport:
         """Of ``rollout.weight_sync=reshard``."""
-        setup = self.setup
-        shapes, nodes = hf_shapes(setup.actor), setup.cluster.nodes
-        sources, targets = layouts(setup.actor, setup.cluster, shapes)
-        copies = plan_copies(sources, targets, shapes, nodes)
-        return measure_traffic(copies, sources, targets, nodes, self.itemsize)
+        cap = int(self.setup.config.rollout.reshard_cap_mib * 2**20)
+        return plan_report(self.setup.actor, self.setup.cluster, cap, self.itemsize)
+
+    @property
+    def traffic(self) -> Traffic:
+        return self.report.traffic
 
     @property
     def gathered(self) -> int:
@@ -43,4 +43,5 @@ class Push:
     def describe(self) -> str:
         if self.setup.config.rollout.weight_sync == "gather":
             return f"by gathering: every rank receives {format_bytes(self.gathered)}"
-        return f"by plan: {self.traffic.summary()}; gathering would bring {format_bytes(self.gathered)} to every rank"
+        moved = f"by plan: {self.traffic.summary()} in {self.report.num_rounds} rounds"
+        return f"{moved}; gathering would bring {format_bytes(self.gathered)} to every rank"

@@ -26,6 +26,14 @@ OPENINGS = frozenset({"(", "[", "{", "{set", "<(", "frac", "sqrt", "cbrt", "bino
 class Arithmetic(Cursor):
     """The rules below brackets."""
 
+    def stacked(self) -> Node:
+        r"""A sum, or two around ``\over`` or ``\choose``, which take all of their group."""
+        node = self.sum()
+        operator = self.accept("over", "choose")
+        if operator is None:
+            return node
+        return quotient(node, self.sum()) if operator == "over" else call("binomial", node, self.sum())
+
     # --- sums and products ---------------------------------------------------------------------------------------------
 
     def sum(self) -> Node:
@@ -77,6 +85,8 @@ class Arithmetic(Cursor):
         token = self.token
         if token.kind == "op" and token.text == "|":
             return self.bars == 0
+        if token.kind == "number":  # 5!5! and 2^{3}3^{2}, but not x2
+            return self.tokens[self.position - 1].text in {"!", "}"} and self.ahead(1).text in {"!", "^"}
         return token.kind == "name" or (token.kind == "op" and (token.text in OPENINGS or token.text.startswith("begin ")))
 
     # --- powers and postfixes --------------------------------------------------------------------------------------------
@@ -144,7 +154,7 @@ class Arithmetic(Cursor):
     def group(self) -> Node:
         """``{...}`` as grouping."""
         self.expect("{")
-        node = self.sum()
+        node = self.stacked()
         self.expect("}")
         return node
 
@@ -253,8 +263,26 @@ class Arithmetic(Cursor):
                 name += self.token.text
                 self.position += 1
         if self.at("(") and not self.token.spaced and (name[0] in FUNCTION_LETTERS or self.lone_argument()):
-            return call(f"apply {name}", *self.arguments())
+            return self.applied(name)
         return Node("symbol", text=name)
+
+    def applied(self, name: str) -> Node:
+        """``f(x)``; ``P(X = 1)`` and ``P(A | B)`` are names as they stand."""
+        start, depth, bars = self.position, self.depth, self.bars
+        try:
+            return call(f"apply {name}", *self.arguments())
+        except Unreadable:
+            if name[0] not in "PE":
+                raise
+            self.position, self.depth, self.bars = start, depth, bars
+        words, level = [], 0
+        while self.token.kind != "end":
+            level += {"(": 1, ")": -1}.get(self.token.text, 0)
+            words.append(self.token.text)
+            self.position += 1
+            if level == 0:
+                return Node("symbol", text=name + "".join(words))
+        raise Unreadable("brackets that do not end")
 
     def lone_argument(self) -> bool:
         """``u(t)`` and ``I(0)``, unlike ``x(x + 1)``."""

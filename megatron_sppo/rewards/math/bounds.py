@@ -14,6 +14,7 @@ MAX_DIGITS = 400  # of one written number
 MAX_BITS = 20_000  # of an exact integer: 2^{10000} fits, a tower does not
 MAX_EXPONENT = 5_000
 MAX_TERMS = 400  # of a polynomial
+MAX_NAME = 10_000  # characters of an opaque atom: it spells what is inside, and twice as much at each level of powers
 MAX_OPERATIONS = 20_000  # monomial products in one comparison: about 0.1 s
 MAX_FACTORIAL = 1_000
 MAX_ITEMS = 64  # of a list, set, tuple or matrix

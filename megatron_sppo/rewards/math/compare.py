@@ -18,6 +18,7 @@ from megatron_sppo.rewards.math.meaning import (
     Scalar,
     Unordered,
     as_reals,
+    is_quantity,
 )
 from megatron_sppo.rewards.math.reals import Reals
 from megatron_sppo.rewards.math.units import agree
@@ -74,7 +75,12 @@ def _same_assigned(gold: Meaning, answer: Meaning, judge: Judge) -> bool:
     if isinstance(gold, Assigned) and isinstance(answer, Assigned):
         if gold.name == answer.name or _called_alike(gold.name, answer.name):
             return same(gold.value, answer.value, judge)
-        return False
+        if not (is_quantity(gold.name) and is_quantity(answer.name)):
+            return False
+        one, other = (_difference(each) for each in (gold, answer))  # x + y = 5 and y + x = 5
+        return one is not None and other is not None and judge.proportional(one, other)
+    if isinstance(gold, Assigned) and is_quantity(gold.name) and not isinstance(answer, Equation):
+        return False  # x + y = 5 may be a line: 5 alone is not
     if isinstance(gold, Equation) or isinstance(answer, Equation):
         one, other = (_difference(each) for each in (gold, answer))
         return one is not None and other is not None and judge.proportional(one, other)

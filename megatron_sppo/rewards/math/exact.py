@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TypeAlias
 
-from megatron_sppo.rewards.math.bounds import MAX_BITS, MAX_EXPONENT, MAX_OPERATIONS, MAX_TERMS, TooComplex
+from megatron_sppo.rewards.math.bounds import MAX_BITS, MAX_EXPONENT, MAX_NAME, MAX_OPERATIONS, MAX_TERMS, TooComplex
 
 Monomial: TypeAlias = tuple[tuple[str, Fraction], ...]
 Polynomial: TypeAlias = dict[Monomial, Fraction]
@@ -66,6 +66,8 @@ def constant(value: Fraction | int) -> Value:
 
 
 def generator(name: str, exponent: Fraction | int = 1) -> Value:
+    if len(name) > MAX_NAME:
+        raise TooComplex("an atom is too long")
     return Value({((name, Fraction(exponent)),): Fraction(1)})
 
 

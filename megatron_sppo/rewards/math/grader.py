@@ -14,6 +14,7 @@ from megatron_sppo.rewards.math.judge import Judge
 from megatron_sppo.rewards.math.meaning import Interpreter
 from megatron_sppo.rewards.math.numbers import plain_number
 from megatron_sppo.rewards.math.parser import parse
+from megatron_sppo.rewards.math.presentation import bare, choice, choice_letter
 from megatron_sppo.rewards.math.tokenizer import Reading
 from megatron_sppo.rewards.math.words import same_words, words_of
 from megatron_sppo.rewards.math.workers import Pool, shared_pool
@@ -48,11 +49,17 @@ def compare_answers(gold: str, answer: str, pool: Pool | None = None) -> tuple[b
         return value == found, "number" if value == found else DIFFERENT
     if max(len(gold), len(answer)) > MAX_CHARACTERS:
         return False, TOO_LONG
+    answer = bare(answer)
     if _squeeze(gold) == _squeeze(answer) != "":
         return True, "same text"
     gold_words, answer_words = words_of(gold), words_of(answer)
     if gold_words is not None and answer_words is not None and same_words(gold_words, answer_words):
         return True, "words"
+    if (labelled := choice(answer)) is not None:
+        letter, answer = labelled
+        wanted = choice_letter(gold)
+        if wanted is not None:
+            return letter == wanted, "words" if letter == wanted else DIFFERENT
     if gold_words is not None and gold_words.is_plain_word and " ".join(gold_words.folded) not in PHRASES:
         return False, DIFFERENT
     return _compare_mathematics(_spelled_out(gold), _spelled_out(answer), pool or shared_pool())
@@ -98,7 +105,7 @@ def _trees(text: str, readings: list[Reading]) -> Iterator[Node]:
     for reading in readings:
         try:
             tree = parse(text, reading)
-        except (Unreadable, ZeroDivisionError):
+        except (Unreadable, ZeroDivisionError, RecursionError):
             continue
         if tree not in seen:
             seen.add(tree)

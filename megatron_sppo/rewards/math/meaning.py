@@ -11,7 +11,7 @@ from megatron_sppo.rewards.math import ast
 from megatron_sppo.rewards.math.ast import INFINITY, Node, has_kind, negate, symbols
 from megatron_sppo.rewards.math.bounds import MAX_ITEMS, MAX_SIGN_BRANCHES, Unreadable
 from megatron_sppo.rewards.math.judge import Judge
-from megatron_sppo.rewards.math.reals import EVERYTHING, Interval, Reals, from_inequality
+from megatron_sppo.rewards.math.reals import EVERYTHING, Interval, Reals, from_absolute, from_inequality
 
 SCALARS = frozenset({"number", "symbol", "constant", "add", "multiply", "power", "root", "call", "degrees"})
 
@@ -98,7 +98,7 @@ class Interpreter:
         brackets = node.text
         if brackets == "{}":
             return Unordered(self._flat(node.args), is_set=True)
-        if brackets and brackets[0] in "([":
+        if brackets and brackets[0] in "([:":
             if any(has_kind(arg, ["sign"]) for arg in node.args):
                 return Unordered(tuple(self.meaning(branch) for branch in branches(node)))
             return Ordered(brackets, tuple(self.meaning(arg) for arg in node.args))
@@ -127,8 +127,8 @@ class Interpreter:
         if isinstance(first, Assigned):
             rest = [item.value if isinstance(item, Assigned) and item.name == first.name else item for item in items[1:]]
             if all(isinstance(item, Scalar) for item in [first.value, *rest]):
-                return Assigned(first.name, Unordered((first.value, *rest)))
-        return Unordered(items)
+                return Assigned(first.name, Unordered((first.value, *rest), "or" in words))
+        return Unordered(items, "or" in words)
 
     def _matrix(self, node: Node) -> Matrix:
         return Matrix(tuple(row.args for row in node.args))
@@ -194,6 +194,9 @@ class Interpreter:
         if is_name(first) and (first.kind == "call" or not symbols(first) & symbols(last)):
             self._require_agreement(operands[1:])
             return Assigned(first, self.meaning(last))
+        if is_quantity(first) and not symbols(last):
+            self._require_agreement(operands[1:])
+            return Assigned(first, self.meaning(last))
         if not any(symbols(each) for each in operands):
             self._require_agreement(operands)
             return self.meaning(last)
@@ -216,7 +219,8 @@ class Interpreter:
         for left, operator, right in zip(operands, operators, operands[1:], strict=False):
             if has_kind(Node("add", (left, right)), ["sequence", "sign", "unit"]):
                 raise Unreadable("an inequality of another form")
-            part = from_inequality(left, operator, right, self.judge)
+            part = from_absolute(left, operator, right, self.judge)
+            part = part or from_inequality(left, operator, right, self.judge)
             if part is None:
                 if len(operators) > 1 or operator == "!=":
                     raise Unreadable("an inequality of another form")
@@ -245,6 +249,21 @@ def is_name(node: Node) -> bool:
     if node.kind == "sequence":
         return node.text == "()" and all(arg.kind == "symbol" for arg in node.args)
     return node.kind == "symbol" or (node.kind == "call" and node.text.startswith(("apply ", "derivative ")))
+
+
+def is_quantity(node: Node) -> bool:
+    """What an answer's value may be said to be of: x + y, mn, AB, |S|, [ABC]."""
+    if (node.kind == "call" and node.text == "abs") or (node.kind == "sequence" and node.text == "[]"):
+        (inner,) = node.args
+        return (inner.kind == "symbol" or is_quantity(inner)) and all(name.isupper() for name in symbols(inner))
+    terms = node.args if node.kind == "add" else (node,)
+    factors = [
+        factor
+        for term in terms
+        for factor in (term.args if term.kind == "multiply" else (term,))
+        if not (term.kind == "multiply" and factor == ast.MINUS_ONE)
+    ]
+    return len(factors) > 1 and len(symbols(node)) == len(factors) and all(factor.kind == "symbol" for factor in factors)
 
 
 def with_unit(meaning: Meaning, unit: str) -> Meaning:

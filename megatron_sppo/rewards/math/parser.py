@@ -80,6 +80,10 @@ class Parser(Arithmetic):
     def relation(self) -> Node:
         self.accept("~")  # in front, it says nothing about the value that follows
         operands, operators = [self.set_expression()], []
+        while self.bars == 0 and self.accept(":"):
+            operands.append(self.set_expression())
+        if len(operands) > 1:
+            return Node("sequence", tuple(operands), ":")  # a ratio, or a time
         while (operator := self.accept(*RELATIONS)) is not None:
             operators.append(operator)
             operands.append(self.set_expression())
@@ -103,7 +107,7 @@ class Parser(Arithmetic):
         self.position += bool(sign)
         currency = self.token.text if self.token.kind == "currency" else ""
         self.position += bool(currency)
-        node = self.sum()
+        node = self.stacked()
         if sign:
             node = Node("multiply", (number(-1), node))
         if self.token.kind == "text" and self.token.text.lower() in MULTIPLIERS:
@@ -199,6 +203,8 @@ class Parser(Arithmetic):
         if closing is None:
             raise Unreadable(f"{opening} does not end")
         self.bars, self.depth = bars, self.depth - 1
+        if node.kind == "matrix":
+            return node
         several = node.kind == "sequence" and node.text in {"", "and", "or"}
         if not several and (opening == "{" or (opening == "(" and closing == ")")):
             return node

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from megatron_sppo.rewards.math.ast import INFINITY, Node, negate, number
+from megatron_sppo.rewards.math.ast import INFINITY, Node, negate, number, symbols
 from megatron_sppo.rewards.math.bounds import Unreadable
 from megatron_sppo.rewards.math.judge import Judge
 
@@ -140,6 +140,21 @@ def from_inequality(left: Node, operator: str, right: Node, judge: Judge) -> Rea
     if operator.startswith(">"):
         return Reals((Interval(end, closed and end != MINUS_INFINITY, INFINITY, False),))
     return Reals((Interval(MINUS_INFINITY, False, end, closed and end != INFINITY),))
+
+
+def from_absolute(left: Node, operator: str, right: Node, judge: Judge) -> Reals | None:
+    """Of ``|u| < c`` and its kin, u linear in one symbol and c a constant; None for others."""
+    if right.kind == "call" and right.text == "abs":
+        left, operator, right = right, FLIPPED[operator], left
+    if left.kind != "call" or left.text != "abs" or symbols(right) or (judge.size(right) or 0.0) <= 0:
+        return None
+    upper = from_inequality(left.args[0], operator, right, judge)
+    lower = from_inequality(left.args[0], FLIPPED[operator], negate(right), judge)
+    if upper is None or lower is None:
+        return None
+    if operator.startswith(">"):
+        return Reals((*upper.intervals, *lower.intervals)).normal(judge)
+    return upper.intersect(lower, judge)
 
 
 def linear(node: Node, judge: Judge) -> tuple[str, Fraction] | None:

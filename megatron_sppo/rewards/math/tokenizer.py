@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from megatron_sppo.rewards.math import vocabulary
 from megatron_sppo.rewards.math.bounds import MAX_CHARACTERS, MAX_TOKENS, Unreadable
-from megatron_sppo.rewards.math.characters import to_latex
+from megatron_sppo.rewards.math.spelling import respelled
 from megatron_sppo.rewards.math.units import UNITS, lookup, unit_of
 
 
@@ -37,6 +37,7 @@ SCANNER = re.compile(
     r"(?P<space>[ \t\r\n~]+)"
     r"|(?P<degrees>\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))|\\degree(?![a-zA-Z])|\\deg(?![a-zA-Z]))"
     r"|(?P<prime>\^\s*(?:\{\s*(?:\\prime\s*)+\}|\\prime(?![a-zA-Z]))|'+)"
+    r"|(?P<figure>\\(?:angle|measuredangle|triangle)\s*(?:\{\s*[A-Za-z]{1,5}\s*\}|[A-Za-z]{1,5}(?![a-zA-Z])))"
     r"|(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
     r"|(?P<command>\\[a-zA-Z]+\*?|\\.)"
     r"|(?P<word>[a-zA-Z]+)"
@@ -47,16 +48,11 @@ SCANNER = re.compile(
 THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?")
 SCIENCE = re.compile(r"[eE][+-]?[0-9]{1,5}(?![0-9.])")
 SCIENCE_UNSIGNED = re.compile(r"[eE][0-9]{1,5}(?![0-9.])")
-GROUPED_DIGITS = re.compile(r"(?<=[0-9])(?:\{,\}\s*|,\s*\\!\s*|\\!\s*,\s*(?:\\!\s*)?|\\,\s*)(?=[0-9]{3}(?![0-9]))")
-TIMES_LETTER = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
-UNIT_FRACTION = re.compile(  # of two units in text: km over h
-    r"\\[dt]?frac\s*\{\s*\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}\s*\}\s*\{\s*\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}\s*(\^\{?[2-9]\}?)?\s*\}"
-)
-COLOUR = re.compile(r"\\(?:text)?color\s*\{[a-zA-Z]{1,20}\}")
 ELLIPSIS = re.compile(r"\.\.\.|\\[lcd]?dots")
 GROUP_OPENING = re.compile(r"\s*\{")
 GROUP_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 LETTERS_ONLY = re.compile(r"[^\W\d_]+(?:[ \-][^\W\d_]+)*")
+NOUN_LENGTH = 4  # from here on plain letters after a number are what is counted, not a product of symbols
 FUNCTION_AND_LETTER = re.compile(r"(arc)?(sin|cos|tan|cot|sec|csc|ln|log)([a-zA-Z]|pi|theta|alpha|beta)")
 
 
@@ -66,11 +62,11 @@ def tokenize(text: str, reading: Reading) -> list[Token]:
         raise Unreadable("too long")
     if ELLIPSIS.search(text):
         raise Unreadable("an ellipsis stands for unknown digits or terms")
-    text = GROUPED_DIGITS.sub("", to_latex(text).strip())
-    text = TIMES_LETTER.sub(r" \\times ", text)
-    text = COLOUR.sub("", UNIT_FRACTION.sub(r"\\text{\1/\2\3}", text))
-    scan = _Scan(text.replace("np.", "").replace("math.", ""), reading)
-    return [*scan.run(), Token("end", "")]
+    return [*_Scan(respelled(text), reading).run(), Token("end", "")]
+
+
+def _spaced(content: str) -> str:
+    return content.replace("~", " ").replace("\\,", " ").replace("\\ ", " ")
 
 
 class _Scan:
@@ -153,10 +149,15 @@ class _Scan:
     def _is_unit(self, text: str) -> bool:
         if not self._after_value():
             return False
+        if self.tokens[-1].text == "degrees" and text in {"C", "F"}:
+            return True
         if len(text) == 1:
             below = len(self.tokens) > 1 and self.tokens[-1].text == "/" and self.tokens[-2].kind == "text"
             return (below or (self.reading.letter_units and self.spaced)) and text in UNITS
-        return text == "per" or lookup(text) is not None or text.lower() in vocabulary.MULTIPLIER_WORDS
+        if text == "per" or lookup(text) is not None or text.lower() in vocabulary.MULTIPLIER_WORDS:
+            return True
+        counted = self.spaced and len(text) >= NOUN_LENGTH and text.islower() and self.tokens[-1].kind in {"number", "text"}
+        return counted and unit_of(text) is not None and FUNCTION_AND_LETTER.fullmatch(text) is None
 
     def _after_value(self) -> bool:
         last = self.tokens[-1] if self.tokens else None
@@ -164,6 +165,7 @@ class _Scan:
             last.kind in {"number", "text"}
             or (last.kind == "name" and last.text == "pi")
             or (last.kind == "op" and last.text in {")", "}", "degrees", "%", "/"})
+            or (last.text == "*" and len(self.tokens) > 1 and self.tokens[-2].kind == "text")
         )
 
     def _between_brackets(self) -> bool:
@@ -198,6 +200,12 @@ class _Scan:
         else:
             raise Unreadable(f"command {text}")
 
+    def _figure(self, text: str, start: int) -> None:
+        r"""``\angle ABC`` and ``m\angle{ABC}`` are one name."""
+        if [token.text for token in self.tokens] == ["m"]:
+            self.tokens.clear()
+        self._add("name", " ".join(re.findall("[a-zA-Z]+", text)))
+
     def _group(self) -> str:
         """Content of the brace group that starts here."""
         opening = GROUP_OPENING.match(self.text, self.position)
@@ -213,7 +221,9 @@ class _Scan:
 
     def _text(self, content: str) -> None:
         r"""Words stay text; ``\text{42}`` and ``\text{ or }`` are what they hold."""
-        words = content.replace("~", " ").replace("\\,", " ").replace("\\ ", " ").replace("$", "").strip(" .")
+        words = _spaced(content).replace("\\$", "$").replace("$", "").strip(" .")
+        if words.startswith("(") and words.endswith(")") and unit_of(words[1:-1]) is not None and self._after_value():
+            words = words[1:-1].strip()
         if not words:
             self.spaced = True
         elif words.lower().strip(", ") in {"or", "and"}:
@@ -226,7 +236,7 @@ class _Scan:
             self._splice(words)
 
     def _upright(self, content: str) -> None:
-        word = content.strip()
+        word = _spaced(content).strip()
         if word in vocabulary.PLAIN_NAMES and (word != "in" and len(word) > 1):
             self._add("name", vocabulary.PLAIN_NAMES[word])
         elif word and self._after_value() and unit_of(word) is not None and all(lookup(w) for w in re.findall("[a-zA-Z]+", word)):

@@ -17,7 +17,7 @@ SPELLINGS = {
     "kph": "kph kmh", "degree": "degree deg", "rad": "rad radian", "percent": "percent %", "USD": "dollar USD $ buck",
     "cent": "cent", "EUR": "euro EUR", "GBP": "GBP", "JPY": "yen JPY",
     "N": "N newton", "J": "J joule", "W": "W watt", "V": "V volt",
-    "A": "A amp ampere", "K": "K kelvin", "C": "C celsius", "F": "fahrenheit", "Pa": "Pa pascal", "Hz": "Hz hertz",
+    "A": "A amp ampere", "K": "K kelvin", "C": "C celsius", "F": "F fahrenheit", "Pa": "Pa pascal", "Hz": "Hz hertz",
     "eV": "eV", "keV": "keV", "MeV": "MeV", "GeV": "GeV", "kJ": "kJ kilojoule", "kW": "kW kilowatt", "MHz": "MHz",
     "kHz": "kHz", "GHz": "GHz", "mol": "mol mole", "ohm": "ohm", "cal": "calorie cal", "kcal": "kcal", "atm": "atm",
     "unit": "unit", "erg": "erg", "Angstrom": "angstrom", "M": "molar", "T": "tesla", "square": "sq square", "cubic": "cubic",
@@ -30,11 +30,12 @@ MULTIPLIERS = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion":
 NO_UNIT = frozenset(
     "a an and approximately approx about around almost at away base below but by else except false for from greater if infinity "
     "is isn least less mod modulo more most nearly no non none nor not only or otherwise over plus minus remainder roughly than "
-    "times to true under unless up when where with without wrong half third fifth dozen score incorrect undefined maybe perhaps "
+    "times to true under unless up when where with without wrong half halve third fourth fifth sixth seventh eighth ninth tenth "
+    "hundredth thousandth dozen score gross lakh crore incorrect undefined maybe perhaps "
     "squared cubed factorial divided multiplied choose pi sqrt sin cos tan log ln exp infinite negative positive".split()
 )
 WORD = re.compile(r"[^\W\d_]+|%|\$")
-PIECE = re.compile(r"\s*(?:(?P<word>[^\W\d_]+|%|\$)\.?\s*(?:\^\s*\{?\s*(?P<power>-?[1-9])\s*\}?)?|(?P<by>[/*·-]|\\cdot))\s*")
+PIECE = re.compile(r"\s*(?:(?P<word>[^\W\d_]+|%|\$)\.?\s*(?:\^\s*\{?\s*(?P<power>-?\s*[1-9])\s*\}?)?|(?P<by>[/*·-]|\\cdot))\s*")
 MAX_UNIT_WORDS = 6
 
 
@@ -72,16 +73,23 @@ def unit_of(text: str) -> str | None:
             pending = 2 if lower != "cubic" else 3
         elif lower in {"squared", "cubed"} and last:
             powers[last] += sign * (1 if lower == "squared" else 2)
-        elif lower in NO_UNIT or lower in MULTIPLIERS or words > MAX_UNIT_WORDS or (len(word) < 2 and word not in UNITS):
+        elif words > MAX_UNIT_WORDS or not may_be_unit(word):
             return None
         else:
             last = lookup(word) or lower.removesuffix("s")
             for part, power in COMPOUNDS.get(last, {last: 1}).items():
-                powers[part] += sign * pending * power * int(piece["power"] or 1)
+                powers[part] += sign * pending * power * int((piece["power"] or "1").replace(" ", ""))
             pending = 1
     if pending != 1:  # "square" alone, as in "15 square units" without a unit
         powers["unit"] += pending
     return "*".join(f"{unit}^{power}" for unit, power in sorted(powers.items()) if power) or None
+
+
+def may_be_unit(word: str) -> bool:
+    lower = word.lower()
+    if lower in NO_UNIT or lower.removesuffix("s") in NO_UNIT or lower in MULTIPLIERS:
+        return False
+    return len(word) > 1 or word in UNITS
 
 
 def agree(one: str, other: str) -> bool:

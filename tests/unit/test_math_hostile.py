@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,107 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_sppo.rewards.math import grade, grade_detailed
+from tests.unit.hostile_math import HOSTILE
 
 LIMIT_SECONDS = 2.0
-CANARY = "math_grader_canary"
-
-HOSTILE = {
-    "tower": "9^{9^{9^{9^{9^{9}}}}}",
-    "plain tower": "9**9**9**9**9",
-    "long tower": "^".join(["9"] * 500),
-    "tower of e": "e^{e^{e^{e^{e^{e^{10}}}}}}",
-    "huge exponent": "2^{10^{18}}",
-    "huge exponent of a symbol": "x^{10^{18}}",
-    "huge negative exponent": "10^{-10^{12}}",
-    "exponent in decimals": "1e999999999",
-    "modest exponent, large power": "(10^{4000})^{4000}",
-    "factorial": "(10^{9})!",
-    "factorials": "9!!!!!!",
-    "large factorial": "99999999!",
-    "factorial of a factorial": "((20!)!)!",
-    "binomial": r"\binom{10^9}{5 \cdot 10^8}",
-    "huge power of a sum": "(a+b+c+d)^{300}",
-    "product of sums": "(a+b)(c+d)(e+f)(g+h)(j+k)(l+m)(n+o)(p+q)(r+s)(t+u)(v+w)(x+y)",
-    "powers of sums": "(x+y)^{100}(x-y)^{100}(x+2y)^{100}",
-    "roots": r"\sqrt{" * 200 + "2" + "}" * 200,
-    "root index": r"\sqrt[10^{9}]{2}",
-    "nested fractions": r"\frac{1}{" * 300 + "2" + "}" * 300,
-    "nested brackets": "(" * 900 + "1" + ")" * 900,
-    "open brackets": "(" * 1900,
-    "nested braces": "{" * 50_000 + "1" + "}" * 50_000,
-    "nested text": r"\text{" * 300 + "1" + "}" * 300,
-    "minus signs": "-" * 1900 + "1",
-    "plus-minus signs": r"1 \pm 1" * 200,
-    "bars": "|" * 1500,
-    "100 kB of digits": "7" * 100_000,
-    "2 kB of digits": "7" * 1990,
-    "digits below a line": r"\frac{1}{" + "7" * 1900 + "}",
-    "100 kB of letters": "a" * 100_000,
-    "100 kB of spaces": "1" + " " * 100_000 + "1",
-    "100 kB of backslashes": "\\\\" * 50_000,
-    "2 kB of backslashes": "\\\\" * 900,
-    "backslash letters": r"\a" * 900,
-    "commas": "," * 1900,
-    "numbers and commas": "1," * 900 + "1",
-    "thousands": "1" + ",000" * 450,
-    "units": r"5 \text{" + "m " * 800 + "}",
-    "unit powers": "5 " + "m^2 " * 400,
-    "spaces in text": r"\text{" + "a " * 900 + "!}",
-    "words": "a-" * 900,
-    "dollars": "$" * 1900,
-    "primes": "x" + "'" * 1900,
-    "matrix": r"\begin{pmatrix}" + r"1 & 2 \\ " * 200 + r"\end{pmatrix}",
-    "many quotients": "/".join(["2"] * 450),
-    "many quotients in brackets": "(" * 25 + ("1" + "/2" * 15 + ")") * 25,
-    "many factorials": "1" + "!" * 1900,
-    "many unions": r"\cup".join(["(1,2)"] * 150),
-    "many degrees": "1" + "°" * 1900,
-    "fractions without braces": r"\frac" * 900 + "12",
-    "roots without braces": r"\sqrt" * 900 + "2",
-    "functions without brackets": r"\sin" * 900 + "2",
-    "arithmetic": "+".join(["1"] * 450),
-    "different radicals": "+".join(rf"\sqrt{{{n}}}" for n in range(2, 150)),
-    "different denominators": "+".join(rf"\frac{{1}}{{x+{n}}}" for n in range(1, 80)),
-    "large prime": r"\sqrt{" + str((2**521 - 1) * (2**607 - 1)) + "}",
-    "gcd": r"\gcd(" + "9" * 900 + "," + "7" * 900 + ")",
-    "trigonometric tower": r"\sin(" * 30 + "10^{4000}" + ")" * 30,
-    "gamma of a complex number": "(10^{6}i)!",
-    "exp of exp": r"\exp(\exp(\exp(\exp(100))))",
-    "python import": f"__import__('os').system('touch {CANARY}')",
-    "python open": f"open('{CANARY}','w').write('x')",
-    "sympy code": f"sympify(\"__import__('os').system('touch {CANARY}')\")",
-    "lambda": f"(lambda: __import__('pathlib').Path('{CANARY}').touch())()",
-    "format string": "{0.__class__.__mro__[1].__subclasses__()}",
-    "dunder": "().__class__.__bases__[0].__subclasses__()",
-    "shell": f"$(touch {CANARY})`touch {CANARY}`",
-    "latex write": rf"\immediate\write18{{touch {CANARY}}}",
-    "latex input": r"\input{/etc/passwd}",
-    "latex macro": r"\def\x{\x\x}\x",
-    "json": '["number", "1", []]',
-    "null bytes": "1\x000",
-    "newlines": "1\n" * 900,
-    "surrogates": "\ud800" * 100,
-    "right to left": "\u202e21",
-    "combining": "1" + "\u0301" * 900,
-    "digits of another script": "٤٢",
-    "superscripts": "2" + "⁹" * 900,
-    "empty group": "{}",
-    "only commands": r"\frac",
-    "an accent without its argument": r"1+\overline",
-    "a subscript without its argument": "x_",
-    "unfinished": r"\frac{1}{",
-    "sums": r"\sum_{n=1}^{10^{12}} n",
-    "integral": r"\int_0^\infty e^{-x^2} dx",
-}  # fmt: skip
 
 
-@pytest.mark.parametrize("gold", ["42", "x^2+1", r"\sqrt{2}+\sqrt{3}", r"\sin x", r"\{1,2\}"])
+GOLDS = ["42", "x^2+1", r"\sqrt{2}+\sqrt{3}", r"\sin x", r"\{1,2\}"]
+
+
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_answers_are_wrong_and_fast(name: str, gold: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hostile_answers_are_wrong_and_fast(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    started = time.perf_counter()
-    reward = grade(gold, f"\\boxed{{{HOSTILE[name]}}}")
-    assert reward == 0.0 and time.perf_counter() - started < LIMIT_SECONDS
+    for gold in GOLDS:
+        started = time.perf_counter()
+        reward = grade(gold, f"\\boxed{{{HOSTILE[name]}}}")
+        assert reward == 0.0 and time.perf_counter() - started < LIMIT_SECONDS, gold
     assert not list(tmp_path.iterdir())
 
 
@@ -168,6 +85,42 @@ def test_whatever_is_right_for_itself_stays_right(pieces: list[str]) -> None:
     gold = " ".join(pieces).strip()
     verdict = grade_detailed(gold, f"\\boxed{{{gold}}}")
     assert verdict.reward == float(verdict.answer == gold) or verdict.reason != "different"
+
+
+CALLERS = """
+import resource, sys, time
+from concurrent.futures import ThreadPoolExecutor
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
+from megatron_sppo.rewards.math import grade
+from tests.unit.hostile_math import HOSTILE
+def seconds(job):
+    gold, name = job
+    started = time.thread_time()
+    assert grade(gold, f"\\\\boxed{{{HOSTILE[name]}}}") == 0.0, job
+    return time.thread_time() - started, *job
+with ThreadPoolExecutor(8) as threads:
+    print(max(threads.map(seconds, [(gold, name) for name in HOSTILE for gold in ("x^2+1", "42")]))[0])
+"""
+
+
+def test_eight_callers_of_hostile_answers_in_two_gigabytes(tmp_path: Path) -> None:
+    """CPU time in the caller's thread: eight of them share two cores and this limit; a worker's second is the worker's own.
+
+    Gigabytes of address space. A canary would lie in the working directory.
+    """
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-c", CALLERS, str(2 << 30)]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0 and float(run.stdout) < LIMIT_SECONDS / 4, run.stdout + run.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_caller_deep_in_its_stack_gets_a_verdict() -> None:
+    def called_from(depth: int, box: str) -> float:
+        return called_from(depth - 1, box) if depth else grade("x+1", f"\\boxed{{{box}}}")
+
+    for box in ("(" * 28 + "1" + ")" * 28, r"\sqrt{" * 30 + "2" + "}" * 30, "-" * 110 + "1"):
+        assert called_from(800, box) == 0.0
 
 
 def test_eight_callers_at_once() -> None:

@@ -35,15 +35,17 @@ RESPELLINGS: tuple[tuple[re.Pattern[str], Replacement], ...] = (
     # ]a,b[ for (a,b), where an interval may begin
     (
         re.compile(
-            r"(?P<before>^\s*|\\cup\s*|\\in\s*)(?P<left>\\left\s*)?(?P<open>[\[\]])(?P<inside>[^\[\]()]*,[^\[\]()]*)(?P<close>[\[\]])"
+            r"(?P<before>^\s*|\\cup\s*|\\in\s*)(?P<left>\\left\s*)?(?P<open>[\[\]])(?P<inside>[^\[\]()]*)(?P<close>[\[\]])"
         ),
-        lambda match: (
-            f"{match['before']}{match['left'] or ''}{'(' if match['open'] == ']' else '['}{match['inside']}"
-            f"{')' if match['close'] == '[' else ']'}"
-        ),
+        lambda match: match.group() if "," not in match["inside"] else _interval(match),
     ),
     (re.compile(r"\b(?:np|math)\."), ""),
 )
+
+
+def _interval(match: re.Match[str]) -> str:
+    opening, closing = "(" if match["open"] == "]" else "[", ")" if match["close"] == "[" else "]"
+    return f"{match['before']}{match['left'] or ''}{opening}{match['inside']}{closing}"
 
 
 def respelled(text: str) -> str:

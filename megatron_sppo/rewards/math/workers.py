@@ -140,7 +140,7 @@ def shared_pool() -> Pool:
     global _shared  # noqa: PLW0603  (one pool per process is the point)
     with _shared_lock:
         if _shared is None:
-            _shared = Pool(max(2, min(8, (os.cpu_count() or 2) // 2)))
+            _shared = Pool(max(2, min(8, os.cpu_count() or 2)))
         return _shared
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from megatron_sppo.rewards.math import grade, grade_detailed
 
 TABLE = Path(__file__).resolve().parents[1] / "data_rows" / "math_strict.tsv"
+BLIND = TABLE.with_name("math_blind.jsonl")  # labelled from the policy before the grader saw them, in three sets
 
 
 def rows() -> list[tuple[str, str, float, str]]:
@@ -20,6 +23,17 @@ def rows() -> list[tuple[str, str, float, str]]:
 def test_row(gold: str, answer: str, right: float, why: str) -> None:
     verdict = grade_detailed(gold, f"<think>It could be \\boxed{{0}}.</think>\nSo \\boxed{{{answer}}}.")
     assert verdict.reward == right, (why, verdict)
+
+
+def blind_rows() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in BLIND.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("category", sorted({row["category"] for row in blind_rows()}))
+def test_rows_that_were_labelled_blind(category: str) -> None:
+    rows_of_category = [row for row in blind_rows() if row["category"] == category]
+    disagreements = [row for row in rows_of_category if grade(row["gold"], row["response"]) != row["right"]]
+    assert rows_of_category and disagreements == []
 
 
 def test_the_table_is_large_and_balanced() -> None:

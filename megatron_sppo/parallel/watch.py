@@ -9,6 +9,7 @@ gone and tells the others, which end at once.
 from __future__ import annotations
 
 import os
+import secrets
 import selectors
 import socket
 import sys
@@ -16,11 +17,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import NoReturn
 
 from megatron_sppo.parallel.job import Job
 
-_PORT_KEY = "watch_port"
+_PORT_KEY, _SECRET_KEY = "watch_port", "watch_secret"
+_SECRET_BYTES = 16  # from the launcher's store: whoever scans ports must not end a job
+_GREETING_SECONDS = 5.0
 _DONE, _FAILED, _TOLD, _NOTHING = b"d", b"f", b"t", b""  # last words on a connection; nothing: it died
 _ECHO_SECONDS = 2.0  # what fails because a rank is gone may fail before that is known
 _LAUNCHER_SECONDS = 10.0  # for a rank that failed to say why, and for the launcher to end the others
@@ -45,6 +49,12 @@ def watching(job: Job) -> Iterator[None]:
     watch.leave(_DONE)
 
 
+@dataclass
+class _Greeting:
+    until: float  # monotonic seconds
+    read: bytes = b""
+
+
 class _Hub:
     """Rank 0's end: a connection from each other rank."""
 
@@ -52,7 +62,10 @@ class _Hub:
         assert job.store is not None
         self.is_ending = threading.Event()
         self._job, self._is_leaving, self._ranks = job, False, dict[socket.socket, int]()
+        self._greetings: dict[socket.socket, _Greeting] = {}  # of connections that may be a rank's
         self._listener = socket.create_server(("", 0))
+        self._secret = secrets.token_hex(_SECRET_BYTES // 2).encode()
+        job.store.set(_SECRET_KEY, self._secret.decode())
         job.store.set(_PORT_KEY, str(self._listener.getsockname()[1]))
 
     def run(self) -> None:
@@ -62,12 +75,39 @@ class _Hub:
                 for key, _ in selector.select(timeout=1.0):
                     if key.fileobj is self._listener:
                         connection, _ = self._listener.accept()
-                        _keep_alive(connection)
-                        self._ranks[connection] = int.from_bytes(connection.recv(4, socket.MSG_WAITALL), "big")
+                        connection.setblocking(False)
+                        self._greetings[connection] = _Greeting(time.monotonic() + _GREETING_SECONDS)
                         selector.register(connection, selectors.EVENT_READ)
+                    elif key.fileobj in self._greetings:
+                        self._greeted(key.fileobj, selector)
                     elif isinstance(key.fileobj, socket.socket):
                         selector.unregister(key.fileobj)
                         self._heard(_last_word(key.fileobj), self._ranks.pop(key.fileobj))
+                for connection in [c for c, greeting in self._greetings.items() if greeting.until < time.monotonic()]:
+                    self._turn_away(connection, selector)
+
+    def _greeted(self, connection: socket.socket, selector: selectors.BaseSelector) -> None:
+        """A part of a greeting; whoever does not know the job's secret is turned away."""
+        greeting = self._greetings[connection]
+        part = b""
+        with suppress(OSError):  # reset by a stranger
+            part = connection.recv(_SECRET_BYTES + 4 - len(greeting.read))
+        greeting.read += part
+        if not part:
+            self._turn_away(connection, selector)
+        elif len(greeting.read) == _SECRET_BYTES + 4:
+            if not secrets.compare_digest(greeting.read[:_SECRET_BYTES], self._secret):
+                self._turn_away(connection, selector)
+                return
+            del self._greetings[connection]
+            connection.setblocking(True)
+            _keep_alive(connection)
+            self._ranks[connection] = int.from_bytes(greeting.read[_SECRET_BYTES:], "big")
+
+    def _turn_away(self, connection: socket.socket, selector: selectors.BaseSelector) -> None:
+        del self._greetings[connection]
+        selector.unregister(connection)
+        connection.close()
 
     def _heard(self, word: bytes, rank: int) -> None:
         if word == _DONE or self._is_leaving:
@@ -102,7 +142,7 @@ class _Spoke:
         port = int(job.store.get(_PORT_KEY))
         self._connection = socket.create_connection((os.environ["MASTER_ADDR"], port))
         _keep_alive(self._connection)
-        self._connection.sendall(job.rank.to_bytes(4, "big"))
+        self._connection.sendall(job.store.get(_SECRET_KEY) + job.rank.to_bytes(4, "big"))
 
     def run(self) -> None:
         word = _last_word(self._connection)

@@ -17,6 +17,14 @@ from megatron_sppo.data.prepare.sets import SETS, MathSet
 from megatron_sppo.data.prepare.source import SUFFIXES, SourceFile, locate, sha256
 from megatron_sppo.errors import UserError
 
+DROPPED_AS = {
+    "no_gold": "without a gold",
+    "float_corrupted": "whose gold went through a float",
+    "duplicate": "repeats",
+    "conflicting": "with contradicting golds",
+    "overlap": "that overlap",
+}
+
 
 @dataclass(frozen=True)
 class Request:
@@ -80,8 +88,10 @@ def read_against(paths: Sequence[str]) -> dict[str, list[str]]:
     sources: dict[str, list[str]] = {}
     for name, path in zip(unique_names(paths, "--against"), paths, strict=True):
         file = Path(path)
-        if not file.is_file() or file.suffix.lower() not in SUFFIXES:
-            raise UserError(f"--against {path} is not a parquet, jsonl or json file; correct the path")
+        if not file.is_file():
+            raise UserError(f"--against {path} is not a file; correct the path")
+        if file.suffix.lower() not in SUFFIXES:
+            raise UserError(f"--against {path} is no parquet, jsonl or json file; give one that is")
         sources[name] = [row.statement for row in read_raw_rows([SourceFile(file, file.name)])[0]]
     return sources
 
@@ -155,9 +165,9 @@ def describe(
     kind: MathSet, data: Path, rows: Sequence[PreparedRow], dropped: Dropped, overlaps: dict[str, list[Overlap]]
 ) -> list[str]:
     golds = gold_counts(rows)
-    reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in asdict(dropped).items() if count)
+    reasons = ", ".join(f"{count:,} {DROPPED_AS[reason]}" for reason, count in asdict(dropped).items() if count)
     lines = [
-        f"{data}: {len(rows)} problems; dropped {reasons or 'none'}",
+        f"{data}: {len(rows):,} problems; dropped {reasons or 'none'}",
         f"golds: {golds['respelt']} respelt, {golds['repaired']} repaired",
     ]
     if golds["cut"]:

@@ -104,12 +104,13 @@ class Progress:
     def finish(self, counts: Counter[str]) -> None:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common() if reason not in {"rows", "right"})
         graded = counts["rows"] - counts[MALFORMED]
-        accuracy = f"{counts['right'] / graded:.2%}" if graded else "none"
+        accuracy = f"right {counts['right'] / graded:.2%}" if graded else "none could be graded"
         self._write(
-            f"graded {counts['rows']:,} rows in {time.monotonic() - self.started:.1f} s: right {accuracy} ({reasons})", last=True
+            f"graded {counts['rows']:,} rows in {time.monotonic() - self.started:.1f} s: {accuracy} ({reasons})", last=True
         )
         if counts[MALFORMED]:
-            self._write(f"{counts[MALFORMED]:,} malformed rows have reward null in the output", last=True)
+            some = "1 malformed row has" if counts[MALFORMED] == 1 else f"{counts[MALFORMED]:,} malformed rows have"
+            self._write(f"{some} reward null in the output", last=True)
 
     def _rate(self, counts: Counter[str]) -> float:
         return counts["rows"] / max(1e-9, time.monotonic() - self.started)

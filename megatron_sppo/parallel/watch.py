@@ -38,6 +38,7 @@ def watching(job: Job) -> Iterator[None]:
         yield
         return
     watch = _Hub(job) if job.rank == 0 else _Spoke(job)
+    os.register_at_fork(after_in_child=watch.close)  # a writer of checkpoints that outlives its rank must not look like it
     threading.Thread(target=watch.run, name="watch", daemon=True).start()
     try:
         yield
@@ -126,6 +127,11 @@ class _Hub:
         self._is_leaving = True
         self._tell(word)
 
+    def close(self) -> None:
+        """This process's ends of all connections."""
+        for connection in (self._listener, *self._greetings, *self._ranks):
+            connection.close()
+
     def _tell(self, word: bytes) -> None:
         for connection in list(self._ranks):
             with suppress(OSError):  # that one has ended too
@@ -160,6 +166,10 @@ class _Spoke:
         self._is_leaving = True
         with suppress(OSError):  # rank 0 has ended too
             self._connection.sendall(word)
+
+    def close(self) -> None:
+        """This process's end of the connection."""
+        self._connection.close()
 
 
 def _keep_alive(connection: socket.socket) -> None:

@@ -84,6 +84,16 @@ MISTAKES = {
     "aliases of compiled weights": Mistake(
         "rollout.alias_weights=true rollout.execution=compiled", "rollout.execution", "compiled", "set rollout.execution=eager"
     ),
+    "no rank to train": Mistake(
+        "rollout.placement=separate rollout.num_ranks=1", "rollout.num_ranks", "1 of 1 rank", "--nproc 2 say"
+    ),
+    "ahead without a correction": Mistake(
+        "rollout.placement=separate rollout.num_ranks=1 rollout.max_staleness=1",
+        "rollout.max_staleness",
+        "1",
+        "set algorithm.importance_sampling.truncate=2",
+        world_size=2,
+    ),
     "greedy training": Mistake("rollout.temperature=0", "rollout.temperature", "0.0", "set rollout.temperature=0.6"),
     "certain prior": Mistake("critic.prior=1.0", "critic.prior", "1.0", "set critic.prior=0.5"),
     "no steps": Mistake("steps=0", "steps", "0", "set steps=1"),

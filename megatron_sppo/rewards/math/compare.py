@@ -73,11 +73,11 @@ def _same_matrix(gold: Matrix, answer: Matrix, judge: Judge) -> bool:
 def _same_assigned(gold: Meaning, answer: Meaning, judge: Judge) -> bool:
     """The name may be missing on one side; two different names are two different statements."""
     if isinstance(gold, Assigned) and isinstance(answer, Assigned):
-        if gold.name == answer.name or _called_alike(gold.name, answer.name):
+        if gold.name == answer.name:
             return same(gold.value, answer.value, judge)
-        if not (is_quantity(gold.name) and is_quantity(answer.name)):
-            return False
-        one, other = (_difference(each) for each in (gold, answer))  # x + y = 5 and y + x = 5
+        if not (is_quantity(gold.name) or is_quantity(answer.name)):
+            return _called_alike(gold.name, answer.name) and same(gold.value, answer.value, judge)
+        one, other = (_difference(each) for each in (gold, answer))  # x + y = 5, y + x = 5 and y = 5 - x
         return one is not None and other is not None and judge.proportional(one, other)
     if isinstance(gold, Assigned) and is_quantity(gold.name) and not isinstance(answer, Equation):
         return False  # x + y = 5 may be a line: 5 alone is not

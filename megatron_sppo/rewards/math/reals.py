@@ -146,7 +146,10 @@ def from_absolute(left: Node, operator: str, right: Node, judge: Judge) -> Reals
     """Of ``|u| < c`` and its kin, u linear in one symbol and c a constant; None for others."""
     if right.kind == "call" and right.text == "abs":
         left, operator, right = right, FLIPPED[operator], left
-    if left.kind != "call" or left.text != "abs" or symbols(right) or (judge.size(right) or 0.0) <= 0:
+    if left.kind != "call" or left.text != "abs" or symbols(right):
+        return None
+    size = judge.size(right)
+    if size is None or size < 0:
         return None
     upper = from_inequality(left.args[0], operator, right, judge)
     lower = from_inequality(left.args[0], FLIPPED[operator], negate(right), judge)

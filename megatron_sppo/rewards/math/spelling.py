@@ -27,7 +27,7 @@ RESPELLINGS: tuple[tuple[re.Pattern[str], Replacement], ...] = (
     (re.compile(r"(?<=[0-9])((?:\s|~|\\[,;: ])*)\\Omega(?![a-zA-Z])"), r"\1\\text{ ohm}"),
     (re.compile(r"\^\s*\{?\s*" + TEXT + r"\{(?:st|nd|rd|th)\}\s*\}?"), ""),
     (re.compile(r"\\(?:text)?color\s*\{[a-zA-Z]{1,20}\}"), ""),
-    (re.compile(r"\\[hv]?phantom\s*\{[^{}]*\}"), ""),
+    (re.compile(r"\\[hv]?phantom\s*\{[^{}]*\}"), " "),
     (re.compile(r"\\\\\s*\[[0-9. ]{1,8}(?:pt|em|ex|mm|cm|in)\]"), r"\\\\"),  # extra space between rows
     (re.compile(r"(\\mathbb\s*\{R\}|\\mathbb R)\s*[-/]\s*(?=\\\{|\\left\s*\\\{)"), r"\1 \\setminus "),
     (re.compile(r"\\mathbb\s*\{?R\}?\s*(?:\^\s*\{?\s*\+\s*\}?|_\s*\{\s*>\s*0\s*\}|_\s*\{?\s*\+\s*\}?)"), r"(0,\\infty)"),

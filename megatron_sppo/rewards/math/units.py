@@ -31,7 +31,7 @@ NO_UNIT = frozenset(
     "a an and approximately approx about around almost at away base below but by else except false for from greater if infinity "
     "is isn least less mod modulo more most nearly no non none nor not only or otherwise over plus minus remainder roughly than "
     "times to true under unless up when where with without wrong half halve third fourth fifth sixth seventh eighth ninth tenth "
-    "hundredth thousandth dozen score gross lakh crore incorrect undefined maybe perhaps "
+    "hundredth thousandth dozen score gross lakh crore incorrect undefined unknown maybe perhaps "
     "squared cubed factorial divided multiplied choose pi sqrt sin cos tan log ln exp infinite negative positive".split()
 )
 WORD = re.compile(r"[^\W\d_]+|%|\$")

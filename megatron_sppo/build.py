@@ -12,6 +12,7 @@ from megatron_sppo.actor import Actor
 from megatron_sppo.algorithms import build_algorithm
 from megatron_sppo.algorithms.base import Algorithm
 from megatron_sppo.checkpoint.checkpointer import Checkpointer
+from megatron_sppo.checkpoint.stop_file import StopFile
 from megatron_sppo.checkpoint.store import CheckpointStore
 from megatron_sppo.config import arithmetic
 from megatron_sppo.config.run_dir import check_run_dir
@@ -184,6 +185,7 @@ def build(prepared: Prepared, job: Job) -> Parts:
         reward=prepared.reward,
         validator=Validator(prepared.benchmarks, accuracy, config.validation, config.rollout, config.seed),
         checkpointer=Checkpointer(Path(config.run_dir), config.checkpoint, {"actor": policy, "critic": value}),
+        stop=StopFile(config.run_dir),
     )
 
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from megatron_sppo import parity
 from megatron_sppo.build import Prepared, build, build_rollout, prepare
+from megatron_sppo.checkpoint.stop_file import StopFile
 from megatron_sppo.config import arithmetic
 from megatron_sppo.config.load import dump_yaml
 from megatron_sppo.config.placement import check_placement, num_rollout_ranks
@@ -67,6 +68,12 @@ def _train(prepared: Prepared, job: Job) -> None:
             trainer.load_state_dict(resumed[1])
         _hand_over(parts, log)
         last = trainer.fit(first_step)
+    if trainer.stopped_after:
+        if rank == 0:
+            said = f"stopped after step {trainer.stopped_after}, saved, as {parts.stop.path} asks: start it again to go on"
+            print(said, flush=True)
+        parts.engine.close()
+        return
     _export(parts, run_dir)
     if rank == 0 and first_step <= config.steps:  # a run that was complete already keeps its summary
         _summarize(config, run_dir, last, time.monotonic() - started)
@@ -100,6 +107,7 @@ def _run_log(config: Config, run_dir: Path, rank: int, first_step: int) -> RunLo
 def _introduce(prepared: Prepared, world_size: int, run_dir: Path) -> None:
     """What will happen, in words, before the first second is spent on it."""
     run_dir.mkdir(parents=True, exist_ok=True)
+    StopFile(run_dir).clear()
     (run_dir / "config.yaml").write_text(dump_yaml(prepared.config), encoding="utf-8")
     print(f"device:  {platform.describe()}")
     print(arithmetic.explain(prepared.config, world_size, prepared.algorithm.sampling(1).num_samples))

@@ -13,6 +13,7 @@ from megatron_sppo.actor import Actor
 from megatron_sppo.algorithms.base import Algorithm
 from megatron_sppo.batch import Rollouts
 from megatron_sppo.checkpoint.checkpointer import Checkpointer
+from megatron_sppo.checkpoint.stop_file import StopFile
 from megatron_sppo.config.schema import Config
 from megatron_sppo.critic import Critic
 from megatron_sppo.data.curriculum import Drawn
@@ -46,12 +47,14 @@ class Parts:
     reward: Reward
     validator: Validator
     checkpointer: Checkpointer
+    stop: StopFile
 
 
 class Trainer:
     def __init__(self, parts: Parts, log: RunLog) -> None:
         self.parts, self.log, self.config = parts, log, parts.config
         self.best_accuracy = -1.0
+        self.stopped_after = 0  # the step before the last that a stop file ended the run with
 
     def fit(self, first_step: int) -> list[Validation]:
         """Train from ``first_step`` to the end; returns the last validation. vLLM must hold the policy's weights."""
@@ -66,7 +69,11 @@ class Trainer:
             if due:
                 last = self.validate(step)
                 is_best = self._is_best(last)
-            self._checkpoint(step, is_best)
+            stops = step < self.config.steps and self.parts.stop.is_there()
+            self._checkpoint(step, is_best, stops)
+            if stops:
+                self.stopped_after = step
+                break
         return last
 
     def step(self, step: int) -> dict[str, float]:
@@ -154,10 +161,10 @@ class Trainer:
         self.best_accuracy = max(mean, self.best_accuracy)
         return better
 
-    def _checkpoint(self, step: int, is_best: bool) -> None:
+    def _checkpoint(self, step: int, is_best: bool, stops: bool) -> None:
         checkpointer, config = self.parts.checkpointer, self.config.checkpoint
         checkpointer.maybe_finalize()
-        due = step == self.config.steps or (config.every and step % config.every == 0)
+        due = stops or step == self.config.steps or (config.every and step % config.every == 0)
         if due or (is_best and config.keep_best):
             self.log.phase("checkpoint")
             checkpointer.save(step, self.state_dict(), is_best, self.parts.sampler.tensors())

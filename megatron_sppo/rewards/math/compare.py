@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_sppo.rewards.math.ast import Node
-from megatron_sppo.rewards.math.bounds import Unreadable
-from megatron_sppo.rewards.math.judge import Judge
-from megatron_sppo.rewards.math.meaning import (
+from megatron_sppo.rewards.math.answers import (
     Assigned,
     Based,
     Equation,
@@ -20,6 +17,9 @@ from megatron_sppo.rewards.math.meaning import (
     as_reals,
     is_quantity,
 )
+from megatron_sppo.rewards.math.ast import Node
+from megatron_sppo.rewards.math.bounds import Unreadable
+from megatron_sppo.rewards.math.judge import Judge
 from megatron_sppo.rewards.math.reals import Reals
 from megatron_sppo.rewards.math.units import agree
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import re
 
+from megatron_sppo.rewards.math.answers import Scalar
 from megatron_sppo.rewards.math.bounds import TooComplex, Unreadable
 from megatron_sppo.rewards.math.extract import BRACE_OR_ESCAPE
 from megatron_sppo.rewards.math.grader import Verdict
 from megatron_sppo.rewards.math.judge import Judge
-from megatron_sppo.rewards.math.meaning import Interpreter, Scalar
+from megatron_sppo.rewards.math.meaning import Interpreter
 from megatron_sppo.rewards.math.parser import parse
 from megatron_sppo.rewards.math.reasoning360_text import normal_a, normal_b, strip_thousands
 from megatron_sppo.rewards.math.tokenizer import Reading

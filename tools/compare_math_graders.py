@@ -1,6 +1,6 @@
 r"""One math grader on the repository's rows (tests/data_rows/math_*): a Markdown row of agreement and errors.
 
-python tools/compare_math_graders.py strict
+python tools/compare_math_graders.py strict                               # --blind: only the rows labelled blind; --list: errors
 pip install 'math-verify[antlr4_13_2]==0.9.0' 'verl==0.9.1' pylatexenc    # in an environment of their own
 PYTHONPATH=. python tools/compare_math_graders.py math-verify             # reasoning360, verl-prime, verl-dapo
 
@@ -43,7 +43,7 @@ Grader = Callable[[str, str], bool]
 
 
 def rows() -> Iterator[Row]:
-    for line in (ROWS / "math_strict.tsv").read_text(encoding="utf-8").splitlines():
+    for line in (ROWS / "math_strict.tsv").read_text(encoding="utf-8").splitlines() * ("--blind" not in sys.argv):
         if line and not line.startswith("#"):
             gold, answer, right, _ = line.split("\t")
             yield Row(gold, f"\\boxed{{{answer}}}", right == "1")
@@ -130,5 +130,5 @@ def measure(name: str) -> str:
 if __name__ == "__main__":
     print("| grader | right | false positives | false negatives | exceptions | timeouts | median |")
     print("|---|---|---:|---:|---:|---:|---:|")
-    for grader_name in [argument for argument in sys.argv[1:] if argument != "--list"]:
+    for grader_name in [argument for argument in sys.argv[1:] if not argument.startswith("--")]:
         print(measure(grader_name))

@@ -25,7 +25,8 @@ PIECES = [
     *r"\emptyset \sin \cos^2 \ln \log_2 \log \arctan ^\circ \overline \binom \mathbb{R} \lfloor \rfloor \lceil \rceil".split(),
     *r"\sum_{n=1}^{ \int_0^1 dx \prod \lim x^2 2^{10} ± √ ½ ² ∞ ≤ or and cm \boxed{ \boxed </think> \fbox{ mod".split(),
     *r"\pmod{ 3\frac{1}{2} 2_{10} _8 \{x\mid f(x) |x| -1 (-1) 1/2 \times 10^{-3} no apples 3:4 5:30".split(),
-    *(" ", "\n", "\x00", "\ud800", "\u202e", "٤"),
+    *r"\over \choose \angle{ABC} \mu \Omega \phantom{0} \mathbb{R}^+ ** answer: AB |x| 0<|x|< 12:30 5!3! \\[4pt] ] [".split(),
+    *("(B) ", r"\textbf{(B)}\ ", "1 234", " apples", " ", "\n", "\x00", "\ud800", "\u202e", "٤"),
 ]
 slowest = 0.0
 

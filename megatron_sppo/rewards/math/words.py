@@ -43,6 +43,8 @@ def words_of(text: str) -> Words | None:
         return None
     unwrapped, marks = TEXT_GROUP.subn(r"\1", text)
     plain = SPACING.sub(" ", unwrapped.replace("$", "")).strip().rstrip(".").strip()
+    if plain.startswith("{") and plain.endswith("}"):
+        plain = plain[1:-1].strip()
     while plain.startswith("(") and plain.endswith(")") and "," not in plain:
         plain = plain[1:-1].strip()
     if not plain or any(character in plain for character in "\\{}^_=+*<>|0123456789[]"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from megatron_sppo.config.code_limits import CodeLimits
 from megatron_sppo.config.knobs import knob, section
 
 
@@ -39,4 +40,5 @@ class RewardConfig:
     overlong_buffer: int = knob(
         0, "tokens before rollout.max_response_tokens over which the penalty rises from 0 (DAPO's soft punishment); 0 = none"
     )
+    code: CodeLimits = section(CodeLimits, "the reward `code`")
     model: RewardModelConfig = section(RewardModelConfig, "the learned reward `model`")

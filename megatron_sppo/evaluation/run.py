@@ -57,7 +57,7 @@ def prepare(config: EvalConfig, world_size: int) -> Prepared:
     if world_size % config.tp:
         raise UserError(f"--tp {config.tp} does not divide the {world_size} ranks; choose a divisor, or another --nproc")
     sets = load_problems(config.benchmarks, config.data, config.overlap, config.limit)
-    graders = {name: load_accuracy(RewardConfig(name=name)) for name in config.graders or DEFAULT_GRADERS}
+    graders = {name: load_accuracy(RewardConfig(name=name), "--graders") for name in config.graders or DEFAULT_GRADERS}
     output = Path(config.output)
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output} is a file; name a folder")

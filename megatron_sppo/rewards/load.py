@@ -11,6 +11,7 @@ from megatron_sppo.config.rewards import RewardConfig
 from megatron_sppo.errors import UserError
 from megatron_sppo.rewards.boxed import BoxedExact, BoxedNumeric
 from megatron_sppo.rewards.checked import CheckedReward
+from megatron_sppo.rewards.code.reward import CodeReward
 from megatron_sppo.rewards.format import FormatReward
 from megatron_sppo.rewards.learned import RewardModel
 from megatron_sppo.rewards.length import LengthPenalty
@@ -23,6 +24,7 @@ REWARDS: dict[str, Callable[[RewardConfig], Reward]] = {
     "math_reasoning360": lambda config: Reasoning360Reward(),
     "boxed_exact": lambda config: BoxedExact(),
     "boxed_numeric": lambda config: BoxedNumeric(),
+    "code": lambda config: CodeReward(config.code),
     "model": lambda config: RewardModel(config.model),
     "format": lambda config: FormatReward(),
 }
@@ -35,16 +37,18 @@ def load_reward(config: RewardConfig, max_response_tokens: int) -> CheckedReward
     return CheckedReward(config.name, _by_source(config, lambda terms: terms), penalty if config.overlong_penalty else None)
 
 
-def load_accuracy(config: RewardConfig) -> CheckedReward:
-    """What validation reports: of each sum the term with the largest weight alone, no penalty."""
-    return CheckedReward(config.name, _by_source(config, lambda terms: (Term(1.0, heaviest_term(terms).name),)))
+def load_accuracy(config: RewardConfig, knob: str = "reward.name") -> CheckedReward:
+    """What validation reports: of each sum the term with the largest weight alone, no penalty; ``knob`` holds the name."""
+    return CheckedReward(config.name, _by_source(config, lambda terms: (Term(1.0, heaviest_term(terms).name),), knob))
 
 
-def _by_source(config: RewardConfig, chosen: Callable[[Sequence[Term]], Sequence[Term]]) -> Reward:
+def _by_source(
+    config: RewardConfig, chosen: Callable[[Sequence[Term]], Sequence[Term]], name_knob: str = "reward.name"
+) -> Reward:
     def of(knob: str, expression: str) -> Reward:
         return _sum_of(config, knob, chosen(parse_terms(knob, expression)))
 
-    otherwise = of("reward.name", config.name)
+    otherwise = of(name_knob, config.name)
     if not config.by_source:
         return otherwise
     pairs = [_pattern_and_expression(entry) for entry in config.by_source]
@@ -72,7 +76,7 @@ def import_reward(knob: str, name: str) -> Reward:
     """``package.module:attribute``: a function, a callable object, or a class that is made without arguments."""
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
-        raise UserError(f"{knob}={name!r} is neither {' nor '.join(REWARDS)} nor an import path; write package.module:attribute.")
+        raise UserError(f"{knob}={name!r} is no reward; use {', '.join(REWARDS)}, or your own as package.module:attribute.")
     try:
         found: Any = getattr(importlib.import_module(module_name), attribute, None)
     except ImportError as error:

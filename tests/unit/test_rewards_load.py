@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_sppo.config.code_limits import CodeLimits
 from megatron_sppo.config.rewards import RewardConfig
 from megatron_sppo.errors import UserError
 from megatron_sppo.rewards.load import load_accuracy, load_reward
@@ -92,7 +93,7 @@ def test_a_reward_for_each_source(module: str) -> None:
         ({"name": ""}, "cannot be read"),
         ({"name": "math format"}, "cannot be read from 'format' on"),
         ({"by_source": ("taco",)}, r"reward.by_source='taco' is not source=reward"),
-        ({"by_source": ("taco=kode",)}, r"reward.by_source='kode' is neither"),
+        ({"by_source": ("taco=kode",)}, r"reward.by_source='kode' is no reward"),
     ],
 )
 def test_an_expression_that_cannot_be_read(knobs: dict[str, object], complaint: str) -> None:
@@ -121,6 +122,14 @@ def test_the_form_of_a_response(response: str, truncated: bool, fault: str) -> N
     assert (verdict.reward, verdict.reason) == (float(not fault), fault or "formatted")
 
 
+def test_code_runs_programs_under_the_limits_of_its_section() -> None:
+    gold = '{"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}'
+    responses = ["```python\ndef add(a, b):\n    return a + b\n```", "```python\ndef add(a, b):\n    return a - b\n```"]
+    reward = load_reward(RewardConfig(name="math", by_source=("taco*=code",), code=CodeLimits(workers=1, test_seconds=10.0)), 100)
+    verdicts = reward([Sample("?", response, gold, "taco_1", truncated=False) for response in responses])
+    assert [verdict.reward for verdict in verdicts] == [1.0, 0.0]
+
+
 def test_functions_and_classes_by_import_path(module: str) -> None:
     assert rewards(samples(), name=f"{module}:length") == [9.0, 11.0]
     assert rewards(samples(), name=f"{module}:Constant") == [0.25, 0.25]
@@ -129,7 +138,7 @@ def test_functions_and_classes_by_import_path(module: str) -> None:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("boxed_exakt", "nor boxed_exact nor boxed_numeric nor model nor format nor an import path"),
+        ("boxed_exakt", "boxed_exact, boxed_numeric, code, model, format, or your own as package.module:attribute"),
         ("no_such_module_here:f", "cannot be imported .*no_such_module_here.*PYTHONPATH"),
         ("my_rewards_for_tests:absent", "has no `absent`"),
         ("my_rewards_for_tests:number", r"cannot be called \(type int\)"),

@@ -12,7 +12,11 @@ from tests.distributed.programs import plan_memory
 PREFIX = "MEMORY "
 
 
-def test_weights_gradients_and_optimizer_are_what_is_allocated(torchrun: Callable[..., str]) -> None:
+def test_weights_gradients_and_optimizer_are_what_is_allocated(
+    torchrun: Callable[..., str], request: pytest.FixtureRequest
+) -> None:
+    if not request.config.getoption("--whole-matrix"):
+        pytest.skip("--whole-matrix")
     output = torchrun(plan_memory.__file__, 2, timeout=180)
     found = [json.loads(line.removeprefix(PREFIX)) for line in output.splitlines() if line.startswith(PREFIX)]
     assert len(found) == 2 * len(plan_memory.CASES)

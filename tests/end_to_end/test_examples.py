@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.end_to_end.runs import AS_A_USER, rows, write_problems
 from tests.launch import ROOT, free_port, run_in_group
 
@@ -39,8 +41,10 @@ def test_torchrun_starts_an_example(tmp_path: Path, tiny_model: TinyModel) -> No
     assert_trained(tmp_path, output, "actor:   8 / mini-batches of 4 = 2 optimizer steps per epoch; TP2 x PP1 x CP1 x DP1")
 
 
-def test_bash_starts_an_example(tmp_path: Path, tiny_model: TinyModel) -> None:
+def test_bash_starts_an_example(tmp_path: Path, tiny_model: TinyModel, request: pytest.FixtureRequest) -> None:
     """From another folder, and by name of the script alone."""
+    if not request.config.getoption("--whole-matrix"):
+        pytest.skip("--whole-matrix")
     model = tiny_model("qwen2_12h2kv")
     environment = {**AS_A_USER, "NPROC_PER_NODE": "2", "MEGATRON_SPPO_CACHE": str(tmp_path / "cache")}
     output = run_in_group(["bash", str(ROOT / "examples/sppo_r1_1_5b.sh"), *small(tmp_path, model, model)], environment, 240)

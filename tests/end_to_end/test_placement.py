@@ -77,8 +77,10 @@ def test_two_engines_stream_to_two_ranks(config: Path, request: pytest.FixtureRe
     assert len(read_jsonl(streamed / "calibration.jsonl")) == 16
 
 
-def test_streamed_mini_batches_train_while_others_are_sampled(config: Path) -> None:
+def test_streamed_mini_batches_train_while_others_are_sampled(config: Path, request: pytest.FixtureRequest) -> None:
     """Step 1 samples what a run in turn samples, and the critic, which waits for all, learns the same; the actor goes ahead."""
+    if not request.config.getoption("--whole-matrix"):
+        pytest.skip("--whole-matrix")
     in_turn, streamed = config.parent / "separate", config.parent / "streamed"
     train(config, streamed, *SEPARATE, "rollout.stream=true", "actor.mini_batch_size=2", "rollout.max_num_seqs=2", "steps=3")
     expected, found = rows(in_turn, "train")[1], rows(streamed, "train")

@@ -105,10 +105,9 @@ def peak_growth_mib(push: Callable[[], object]) -> float:
 class Case:
     """One trainer layout against one rollout layout."""
 
-    def __init__(
-        self, hf: HFModelConfig, policy: MegatronEngine, engine: VLLMEngine, layout: Layout, options: RolloutConfig
-    ) -> None:
-        self._hf, self._policy, self._engine, self._layout, self._options = hf, policy, engine, layout, options
+    def __init__(self, policy: MegatronEngine, engine: VLLMEngine, options: RolloutConfig) -> None:
+        self._hf, self._policy, self._engine, self._options = policy.hf, policy, engine, options
+        self._layout = policy.groups.layout
         self._gather = GatherSync(policy, engine, BF16, verify_every=0)
 
     def _sync(self, cap_mib: int) -> ReshardSync:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+from megatron_sppo.config.code_limits import MINIMA
 from megatron_sppo.errors import UserError
 
 
@@ -19,7 +20,7 @@ class Bound:
     fix: str  # completes "set <key>=..."
 
 
-def at_least(least: int, *keys: str) -> tuple[Bound, ...]:
+def at_least(least: float, *keys: str) -> tuple[Bound, ...]:
     return tuple(Bound(key, lambda value: value >= least, f"at least {least}", str(max(least, 1))) for key in keys)
 
 
@@ -75,13 +76,7 @@ TRAINING: tuple[Bound, ...] = (
     Bound("data.curriculum.high", lambda value: 0 <= value <= 1, "in [0, 1]", "0.9"),
     Bound("data.curriculum.uniform", lambda share: 0 <= share <= 1, "in [0, 1]", "0.1"),
     *at_least(0, "reward.overlong_buffer", "reward.model.label"),
-    Bound("reward.code.test_seconds", lambda seconds: seconds >= 0.1, "at least 0.1", "4"),
-    Bound("reward.code.program_seconds", lambda seconds: seconds >= 0.1, "at least 0.1", "30"),
-    Bound("reward.code.output_mib", lambda size: size >= 0.001, "at least 0.001", "8"),
-    *at_least(64, "reward.code.memory_mib"),
-    *at_least(1, "reward.code.stack_mib", "reward.code.file_mib", "reward.code.processes"),
-    *at_least(16, "reward.code.open_files"),
-    *at_least(0, "reward.code.workers"),
+    *(bound for knob, least in MINIMA.items() for bound in at_least(least, f"reward.code.{knob}")),
     Bound("reward.model.low", math.isfinite, "a finite number", "-5"),
     Bound("reward.model.high", math.isfinite, "a finite number", "5"),
     *at_least(1, "reward.model.max_tokens", "reward.model.batch_tokens"),

@@ -195,7 +195,7 @@ def _rollout_side(config: Config, policy: MegatronEngine, job: Job) -> tuple[Rol
         remote = RemoteEngine(job)
         return remote, sync_for_training(job, config.rollout, policy, remote, rollout_dtype(config))
     engine = VLLMEngine(config.rollout, config.actor.path, rollout_dtype(config), config.seed)
-    return engine, build_weight_sync(config.rollout, policy, engine, rollout_dtype(config))
+    return engine, build_weight_sync(job, config.rollout, policy, engine, rollout_dtype(config))
 
 
 def build_rollout(prepared: Prepared, job: Job) -> tuple[VLLMEngine, Push]:

@@ -12,12 +12,10 @@ from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.parallel.job import Job
 from megatron_sppo.reshard.gather import GatherSync
 from megatron_sppo.reshard.sync import ReshardSync
-from megatron_sppo.reshard.weight_sync import WeightSync
+from megatron_sppo.reshard.weight_sync import WeightSync, build_reshard
 from megatron_sppo.rollout.remote_engine import RemoteEngine
 from megatron_sppo.rollout.serve import Push
 from megatron_sppo.rollout.vllm_engine import VLLMEngine
-
-_MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -43,22 +41,11 @@ def sync_for_training(
     """Of ranks that train; ``wire`` is the dtype of vLLM's weights. Collective over the job, with :func:`push_for_rollout`."""
     if config.weight_sync == "gather":
         return GatherSync(policy, engine, wire, config.verify_weights_every)
-    return RemoteSync(engine, _reshard(job, config, policy.hf, policy, None, wire))
+    return RemoteSync(engine, build_reshard(job, config, policy.hf, policy, None, wire))
 
 
 def push_for_rollout(job: Job, config: RolloutConfig, hf: HFModelConfig, engine: VLLMEngine, wire: torch.dtype) -> Push:
     """Of ranks that roll out."""
     if config.weight_sync == "gather":
         return lambda step: None  # never asked for: gathered weights arrive by orders of their own
-    return _reshard(job, config, hf, None, engine, wire).push
-
-
-def _reshard(
-    job: Job,
-    config: RolloutConfig,
-    hf: HFModelConfig,
-    policy: MegatronEngine | None,
-    engine: VLLMEngine | None,
-    wire: torch.dtype,
-) -> ReshardSync:
-    return ReshardSync(job, hf, policy, engine, wire, int(config.reshard_cap_mib * _MIB), config.verify_weights_every)
+    return build_reshard(job, config, hf, None, engine, wire).push

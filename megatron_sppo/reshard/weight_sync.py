@@ -8,6 +8,7 @@ import torch
 
 from megatron_sppo.config.schema import RolloutConfig
 from megatron_sppo.models.engine import MegatronEngine
+from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.parallel.job import Job
 from megatron_sppo.reshard.gather import GatherSync
 from megatron_sppo.reshard.sync import ReshardSync
@@ -29,10 +30,23 @@ class WeightSync(Protocol):
         ...
 
 
-def build_weight_sync(config: RolloutConfig, policy: MegatronEngine, engine: VLLMEngine, wire: torch.dtype) -> WeightSync:
+def build_weight_sync(
+    job: Job, config: RolloutConfig, policy: MegatronEngine, engine: VLLMEngine, wire: torch.dtype
+) -> WeightSync:
     """``rollout.weight_sync`` for ranks that train and roll out; ``wire`` is the dtype of vLLM's weights. Collective."""
     if config.weight_sync == "gather":
         return GatherSync(policy, engine, wire, config.verify_weights_every)
+    return build_reshard(job, config, policy.hf, policy, engine, wire)
+
+
+def build_reshard(
+    job: Job,
+    config: RolloutConfig,
+    hf: HFModelConfig,
+    policy: MegatronEngine | None,
+    engine: VLLMEngine | None,
+    wire: torch.dtype,
+) -> ReshardSync:
+    """As the config says, of a rank with a policy, an engine or both. Collective over the job."""
     cap = int(config.reshard_cap_mib * _MIB)
-    every, alias = config.verify_weights_every, config.alias_weights
-    return ReshardSync(Job.colocated(), policy.hf, policy, engine, wire, cap, every, alias)
+    return ReshardSync(job, hf, policy, engine, wire, cap, config.verify_weights_every, config.alias_weights)

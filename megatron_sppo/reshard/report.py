@@ -74,11 +74,10 @@ def _changes(cluster: Cluster) -> list[tuple[str, Cluster]]:
     if cluster.tp == cluster.rollout_tp and VLLM_VOCAB_MULTIPLE % cluster.tp == 0:
         multiple = VLLM_VOCAB_MULTIPLE // cluster.tp
         found.append((f"a vocabulary padded to a multiple of {VLLM_VOCAB_MULTIPLE}", replace(cluster, vocab_multiple=multiple)))
-    if cluster.tp != cluster.rollout_tp and cluster.tp * cluster.num_engines * cluster.rollout_tp and not cluster.separate:
-        engines = cluster.num_rollout_ranks // cluster.tp
-        if engines * cluster.tp == cluster.num_rollout_ranks:
-            same = replace(cluster, rollout_tp=cluster.tp, num_engines=engines)
-            found.append((f"rollout TP {cluster.tp} as in training ({engines} engines)", same))
+    engines, rest = divmod(cluster.num_rollout_ranks, cluster.tp)
+    if cluster.tp != cluster.rollout_tp and not rest and not cluster.separate:
+        same = replace(cluster, rollout_tp=cluster.tp, num_engines=engines)
+        found.append((f"rollout TP {cluster.tp} as in training ({engines} engines)", same))
     return found
 
 

@@ -76,7 +76,7 @@ def import_reward(knob: str, name: str) -> Reward:
     """``package.module:attribute``: a function, a callable object, or a class that is made without arguments."""
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
-        raise UserError(f"{knob}={name!r} is no reward; use {', '.join(REWARDS)}, or write package.module:attribute for your own.")
+        raise UserError(f"{knob}={name!r} is neither {' nor '.join(REWARDS)} nor an import path; write package.module:attribute.")
     try:
         found: Any = getattr(importlib.import_module(module_name), attribute, None)
     except ImportError as error:

@@ -184,7 +184,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         ({"max_tokens": 2048}, "--max-tokens 2048 and a prompt of 1 tokens exceed the 2048 positions .* --max-tokens 2047"),
         ({"model": "nowhere"}, "--model=nowhere has no config.json"),
         ({"baseline": "nowhere"}, "--baseline=nowhere has no config.json"),
-        ({"graders": ("none",)}, "reward.name='none'"),
+        ({"graders": ("none",)}, "--graders='none'"),
     ],
 )
 def test_mistakes_are_told_before_a_model_is_loaded(

@@ -93,7 +93,7 @@ def test_a_reward_for_each_source(module: str) -> None:
         ({"name": ""}, "cannot be read"),
         ({"name": "math format"}, "cannot be read from 'format' on"),
         ({"by_source": ("taco",)}, r"reward.by_source='taco' is not source=reward"),
-        ({"by_source": ("taco=kode",)}, r"reward.by_source='kode' is no reward"),
+        ({"by_source": ("taco=kode",)}, r"reward.by_source='kode' is neither"),
     ],
 )
 def test_an_expression_that_cannot_be_read(knobs: dict[str, object], complaint: str) -> None:
@@ -138,7 +138,7 @@ def test_functions_and_classes_by_import_path(module: str) -> None:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("boxed_exakt", "boxed_exact, boxed_numeric, code, model, format, or your own as package.module:attribute"),
+        ("boxed_exakt", "nor boxed_exact nor boxed_numeric nor code nor model nor format nor an import path"),
         ("no_such_module_here:f", "cannot be imported .*no_such_module_here.*PYTHONPATH"),
         ("my_rewards_for_tests:absent", "has no `absent`"),
         ("my_rewards_for_tests:number", r"cannot be called \(type int\)"),

@@ -37,6 +37,15 @@ def value_bce(logits_S: Tensor, rewards_S: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits_S, rewards_S, reduction="none")
 
 
+def value_mse(values_N: Tensor, returns_N: Tensor, old_values_N: Tensor, clip: float) -> Tensor:
+    """[N] half the squared error of V against the return; ``clip`` > 0 takes the worse of V and of V within old +- clip (PPO)."""
+    error_N = (values_N - returns_N).square()
+    if clip:
+        held_N = old_values_N + (values_N - old_values_N).clamp(-clip, clip)
+        error_N = torch.maximum(error_N, (held_N - returns_N).square())
+    return error_N / 2
+
+
 def log_ratio(logprobs_N: Tensor, old_logprobs_N: Tensor, lengths_S: Tensor, kind: Literal["token", "sequence"]) -> Tensor:
     """[N] log of the importance ratio that multiplies each token's advantage.
 

@@ -9,23 +9,13 @@ from dataclasses import dataclass
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
+from megatron_sppo.analysis.drawing import BLUE, CYCLE, GREY, ORANGE, RED, SKY, finish, moving_mean, words
+from megatron_sppo.analysis.intervals import wilson_interval
 from megatron_sppo.analysis.run_files import Accuracy, Run, Series
 from megatron_sppo.metrics import reliability
 
-# Okabe and Ito's palette: told apart by colour-blind readers too.
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#CC79A7",
-    "#56B4E9",
-    "#F0E442",
-    "#999999",
-)
-CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY)
 PHASES = ("rollout", "reward", "value", "old_logprobs", "reference_logprobs", "critic_update", "actor_update", "reshard")
 
 
@@ -48,7 +38,7 @@ def draw_reward(figure: Figure, run: Run) -> bool:
     if value := run.series.get("critic/value_mean"):
         axes.plot(value.steps, value.values, color=ORANGE, linewidth=1.5, linestyle="--", label="V, before the update")
     axes.set_ylim(0, 1)
-    return _finish(axes, "step", "mean over the step's responses")
+    return finish(axes, "step", "mean over the step's responses")
 
 
 def draw_accuracy(figure: Figure, run: Run) -> bool:
@@ -65,14 +55,14 @@ def draw_accuracy(figure: Figure, run: Run) -> bool:
             markersize=4,
             capsize=3,
             linewidth=1.5,
-            label=label,
+            label=words(label),
         )
         if len(run.validations) <= 3:
             _mark_before_and_after(axes, points, color)
     axes.margins(x=0.12, y=0.25)
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    return _finish(axes, "step", "held-out accuracy, 95 % interval")
+    return finish(axes, "step", "held-out accuracy, 95 % interval")
 
 
 def draw_calibration(figure: Figure, run: Run) -> bool:
@@ -99,7 +89,7 @@ def draw_calibration(figure: Figure, run: Run) -> bool:
     axes.plot((0, 1), (0, 1), color=GREY, linestyle=":", label="calibrated")
     axes.set_xlim(-0.03, 1.03)
     axes.set_ylim(-0.03, 1.03)
-    return _finish(axes, f"V of the {noun}", "mean reward")
+    return finish(axes, f"V of the {noun}", "mean reward")
 
 
 def draw_time(figure: Figure, run: Run) -> bool:
@@ -121,7 +111,7 @@ def draw_time(figure: Figure, run: Run) -> bool:
             bottom = [low + high for low, high in zip(bottom, seconds, strict=True)]
     axes.set_ylim(0, 1.15 * sorted(total.values)[math.ceil(0.98 * len(total.values)) - 1])
     cut = max(total.values) > axes.get_ylim()[1]
-    _finish(axes, "step", f"seconds (slowest step: {max(total.values):.0f} s, cut off)" if cut else "seconds", legend=False)
+    finish(axes, "step", f"seconds (slowest step: {max(total.values):.0f} s, cut off)" if cut else "seconds", legend=False)
     axes.legend(*_reversed_legend(axes), loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     return True
 
@@ -134,11 +124,11 @@ def draw_length(figure: Figure, run: Run) -> bool:
     panels = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1)) if truncated else [figure.subplots()]
     _lines(panels[0], {name.removeprefix("response/length_"): series for name, series in lengths.items()})
     panels[0].set_ylim(bottom=0)
-    _finish(panels[0], "" if truncated else "step", "response tokens")
+    finish(panels[0], "" if truncated else "step", "response tokens")
     if truncated:
         panels[1].plot(truncated.steps, [100 * share for share in truncated.values], color=RED, linewidth=1.5)
         panels[1].set_ylim(0, max(5.0, 110 * max(truncated.values)))
-        _finish(panels[1], "step", "cut off, %")
+        finish(panels[1], "step", "cut off, %")
     return True
 
 
@@ -156,7 +146,7 @@ def draw_mismatch(figure: Figure, run: Run) -> bool:
     axes = figure.subplots()
     _lines(axes, found)
     axes.set_yscale("log")
-    return _finish(axes, "step", "magnitude (log scale, zeros left out)")
+    return finish(axes, "step", "magnitude (log scale, zeros left out)")
 
 
 def draw_clipping(figure: Figure, run: Run) -> bool:
@@ -167,7 +157,7 @@ def draw_clipping(figure: Figure, run: Run) -> bool:
     axes = figure.subplots()
     _lines(axes, {label: Series(s.steps, tuple(100 * share for share in s.values)) for label, s in found.items()})
     axes.set_ylim(bottom=0)
-    return _finish(axes, "step", "clipped tokens, %")
+    return finish(axes, "step", "clipped tokens, %")
 
 
 def draw_critic(figure: Figure, run: Run) -> bool:
@@ -178,14 +168,14 @@ def draw_critic(figure: Figure, run: Run) -> bool:
     left, right = figure.subplots(1, 2)
     _lines(left, {name.removeprefix("critic/"): series for name, series in losses.items()})
     left.set_ylim(bottom=0)
-    _finish(left, "step", "error of V (lower is better)")
+    finish(left, "step", "error of V (lower is better)")
     _lines(right, {name.removeprefix("critic/").replace("_", " "): series for name, series in skill.items()})
     right.axhline(0.5, color=GREY, linestyle=":", linewidth=1)
     right.text(
         0.99, 0.5, "AUROC by chance", transform=right.get_yaxis_transform(), ha="right", va="bottom", color=GREY, fontsize=8
     )
     right.set_ylim(max(-1.0, min([0.0, *(min(series.values) - 0.05 for series in skill.values())])), 1)
-    return _finish(right, "step", "skill of V (higher is better)")
+    return finish(right, "step", "skill of V (higher is better)")
 
 
 def draw_policy(figure: Figure, run: Run) -> bool:
@@ -196,11 +186,11 @@ def draw_policy(figure: Figure, run: Run) -> bool:
     left, right = figure.subplots(1, 2)
     _lines(left, entropy)
     left.set_ylim(bottom=0)
-    _finish(left, "step", "token entropy, nats", legend=False)
+    finish(left, "step", "token entropy, nats", legend=False)
     _lines(right, {name.removesuffix("/grad_norm"): series for name, series in norms.items()})
     if all(value > 0 for series in norms.values() for value in series.values):
         right.set_yscale("log")
-    return _finish(right, "step", "gradient norm")
+    return finish(right, "step", "gradient norm")
 
 
 def draw_loss(figure: Figure, run: Run) -> bool:
@@ -209,7 +199,7 @@ def draw_loss(figure: Figure, run: Run) -> bool:
         return False
     axes = figure.subplots()
     _lines(axes, found)
-    return _finish(axes, "step", "nats per response token")
+    return finish(axes, "step", "nats per response token")
 
 
 PLOTS = (
@@ -227,30 +217,6 @@ PLOTS = (
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------
-
-
-def moving_mean(values: tuple[float, ...], window: int) -> list[float]:
-    """Mean of the last ``window`` values at each point (fewer at the start)."""
-    return [sum(part) / len(part) for part in (values[max(0, i - window + 1) : i + 1] for i in range(len(values)))]
-
-
-def wilson_interval(mean: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a success rate (Wilson 1927): honest for few samples and at 0 and 1."""
-    centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count))
-    return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))  # rounding at 0 and 1
-
-
-def _finish(axes: Axes, x_label: str, y_label: str, legend: bool = True) -> bool:
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=x_label == "step", steps=(1, 2, 5, 10)))
-    if legend and (handles := axes.get_legend_handles_labels()[0]):  # above the axes, where it hides no data
-        columns = 2 if len(handles) > 3 else len(handles)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize=9, columnspacing=1.2)
-    return True
 
 
 def _lines(axes: Axes, found: Mapping[str, Series]) -> None:

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from megatron_sppo.analysis.drawing import DPI, new_figure
+from megatron_sppo.analysis.page import document, image, plain
 from megatron_sppo.analysis.plots import PLOTS, Plot
 from megatron_sppo.analysis.run_files import Accuracy, Run, read_run
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 1180px; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: .2rem; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 1.2rem; margin-top: 1.5rem; }
-figure { margin: 0; border: 1px solid #ddd; border-radius: 8px; padding: .8rem; } img { width: 100%; }
-table { border-collapse: collapse; margin: .8rem 0; }
-td, th { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top; }
-td.number { font-variant-numeric: tabular-nums; } .note { color: #666; }
-"""
 
 
 def write_report(run_dir: Path, title: str) -> Path:
@@ -43,28 +30,20 @@ def write_report(run_dir: Path, title: str) -> Path:
 
 def _draw(plot: Plot, run: Run, path: Path) -> bytes | None:
     """The PNG, also written to ``path``; None where the run has nothing to draw."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure()
     path.unlink(missing_ok=True)  # of an earlier report whose run had this metric
     if not plot.draw(figure, run):
         return None
     figure.suptitle(plot.title, fontsize=12)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=DPI)
     return path.read_bytes()
 
 
 def _page(title: str, run: Run, images: Mapping[str, bytes], missing: list[str]) -> str:
-    figures = "\n".join(
-        f'<figure><img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>'
-        for name, png in images.items()
-    )
+    figures = "\n".join(f"<figure>{image(name, png)}</figure>" for name, png in images.items())
     left_out = f'<p class="note">Not drawn, because the run has no such metrics: {", ".join(missing)}.</p>' if missing else ""
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body>\n<h1>{html.escape(title)}</h1>\n"
-        f"{_accuracy_table(run.validations)}{_summary_table(run.summary)}\n"
-        f'<div class="plots">\n{figures}\n</div>\n{left_out}</body></html>\n'
-    )
+    tables = f"{_accuracy_table(run.validations)}{_summary_table(run.summary)}"
+    return document(title, f'{tables}\n<div class="plots">\n{figures}\n</div>\n{left_out}')
 
 
 def _accuracy_table(validations: Mapping[str, tuple[Accuracy, ...]]) -> str:
@@ -87,13 +66,7 @@ def _summary_table(summary: Mapping[str, Any]) -> str:
     if not summary:
         return ""
     rows = "".join(
-        f'<tr><td>{html.escape(name.replace("_", " "))}</td><td class="number">{html.escape(_plain(value))}</td></tr>'
+        f'<tr><td>{html.escape(name.replace("_", " "))}</td><td class="number">{html.escape(plain(value))}</td></tr>'
         for name, value in summary.items()
     )
     return f"<table>{rows}</table>"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
-    return value if isinstance(value, str) else json.dumps(value)

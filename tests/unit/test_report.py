@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_sppo.analysis.plots import PLOTS, moving_mean, wilson_interval
+from megatron_sppo.analysis.drawing import moving_mean
+from megatron_sppo.analysis.intervals import wilson_interval
+from megatron_sppo.analysis.plots import PLOTS
 from megatron_sppo.analysis.report import write_report
 from megatron_sppo.analysis.run_files import Accuracy, read_run
 from megatron_sppo.errors import UserError

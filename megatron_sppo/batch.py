@@ -33,7 +33,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """What the engine is asked for: ``num_samples`` responses per prompt."""
+    """What the engine is asked for: ``num_samples`` responses per prompt, and perhaps a greedy one after them."""
 
     num_samples: int
     temperature: float  # 0 = greedy
@@ -42,11 +42,16 @@ class SamplingPlan:
     max_response_tokens: int
     stop_token_ids: tuple[int, ...]
     seed: int  # with prompt and sample index it fixes every response, whatever the engine layout
+    greedy_baseline: bool = False  # one more response per prompt at temperature 0, the last of its prompt
+
+    @property
+    def responses_per_prompt(self) -> int:
+        return self.num_samples + self.greedy_baseline
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """B = P x num_samples responses; those of one prompt are adjacent."""
+    """B = P x responses per prompt; those of one prompt are adjacent."""
 
     prompts: Prompts
     prompt_index_B: Tensor  # [B] int64 into prompts
@@ -63,6 +68,17 @@ class Rollouts:
         """[B] the prompt of each response."""
         return self.prompts.tokens.select(self.prompt_index_B.tolist())
 
+    def select(self, indices: Sequence[int]) -> Rollouts:
+        """The responses at ``indices``, in that order; the prompts stay as they are."""
+        return Rollouts(
+            prompts=self.prompts,
+            prompt_index_B=self.prompt_index_B[list(indices)],
+            response_tokens=self.response_tokens.select(indices),
+            engine_logprobs=self.engine_logprobs.select(indices),
+            truncated_B=self.truncated_B[list(indices)],
+            texts=tuple(self.texts[index] for index in indices),
+        )
+
 
 def join_rollouts(parts: Sequence[Rollouts], prompts: Prompts, order: Sequence[int]) -> Rollouts:
     """One value of responses that came in parts, one per prompt: place ``order[n]`` of all of them is that of prompt n."""
@@ -78,12 +94,25 @@ def join_rollouts(parts: Sequence[Rollouts], prompts: Prompts, order: Sequence[i
 
 
 @dataclass(frozen=True)
+class Outcomes:
+    """What became of a step's B responses: all that credit assignment may look at."""
+
+    rollouts: Rollouts
+    rewards_B: Tensor  # [B] float32
+    greedy_rewards_B: Tensor  # [B] float32 reward of the greedy response to the same prompt; 0 where none was asked for
+    values: Ragged  # [B] float32 V before this step's critic update, one or one per token; rows of 0 without a critic
+    old_logprobs: Ragged  # [B] trainer log-probs under the policy that sampled
+    reference_logprobs: Ragged  # [B] initial policy; equal to old_logprobs where no KL is asked for
+
+
+@dataclass(frozen=True)
 class CriticBatch:
-    """One step's targets for the sequence-level critic (eq. 2)."""
+    """One step's targets for the critic: one value per row where it reads the prompt alone (eq. 2), else one per token."""
 
     prompt_tokens: Ragged  # [B]
-    rewards_B: Tensor  # [B] float32 in [0, 1]
-    values_B: Tensor  # [B] float32 V(s_p) before this step's update
+    response_tokens: Ragged  # [B]
+    targets: Ragged  # [B] float32 what V is to become
+    values: Ragged  # [B] float32 V before this step's update
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from megatron_sppo.checkpoint.checkpointer import Checkpointer
 from megatron_sppo.checkpoint.stop_file import StopFile
 from megatron_sppo.checkpoint.store import CheckpointStore
 from megatron_sppo.config import arithmetic
+from megatron_sppo.config.algorithms import critic_form
 from megatron_sppo.config.run_dir import check_run_dir
 from megatron_sppo.config.schema import Config
-from megatron_sppo.critic import Critic
+from megatron_sppo.critic import Critic, NoCritic, ValueModel, initial_logit
 from megatron_sppo.data.curriculum import Drawn, draw, everything
 from megatron_sppo.data.files import unique_names
 from megatron_sppo.data.prompts import PromptSet, PromptStream, render_prompts
@@ -25,11 +26,13 @@ from megatron_sppo.data.rows import read_rows
 from megatron_sppo.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_sppo.errors import UserError
 from megatron_sppo.evaluation.validation import Benchmark, Validator
+from megatron_sppo.experience import Collector
 from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.models.hf_config import HFModelConfig, read_hf_config
 from megatron_sppo.parallel import platform
-from megatron_sppo.parallel.groups import Layout, build_groups
+from megatron_sppo.parallel.groups import Layout, ModelGroups, build_groups
 from megatron_sppo.parallel.job import Job
+from megatron_sppo.ragged import Ragged
 from megatron_sppo.reshard.remote_sync import push_for_rollout, sync_for_training
 from megatron_sppo.reshard.weight_sync import WeightSync, build_weight_sync
 from megatron_sppo.rewards.checked import CheckedReward
@@ -50,7 +53,7 @@ class Prepared:
     config: Config
     warnings: tuple[str, ...]
     actor_hf: HFModelConfig
-    critic_hf: HFModelConfig
+    critic_hf: HFModelConfig | None  # None where the algorithm has no critic
     tokenizer: Tokenizer
     train: PromptSet
     prompts: PromptStream
@@ -67,9 +70,9 @@ def prepare(config: Config, world_size: int) -> Prepared:
     check_checkpoint(config)
     config = with_critic_path(config)
     actor_hf = read_hf_config(config.actor.path, "actor.path")
-    critic_hf = read_hf_config(config.critic.path, "critic.path")
     algorithm = build_algorithm(config)
-    warnings = arithmetic.check(config, world_size, device, actor_hf, critic_hf, algorithm.sampling(1).num_samples)
+    critic_hf = read_hf_config(config.critic.path, "critic.path") if algorithm.critic else None
+    warnings = arithmetic.check(config, world_size, device, actor_hf, critic_hf)
     tokenizer = load_tokenizer(config.actor.path, "actor.path")
 
     def usable(paths: Sequence[str], knob: str) -> PromptSet:
@@ -78,7 +81,8 @@ def prepare(config: Config, world_size: int) -> Prepared:
 
     held_out = config.data.validation
     train = usable(config.data.train, "data.train")
-    check_vocabulary(train, critic_hf, config.critic.path)
+    if critic_hf is not None:
+        check_vocabulary(train, actor_hf, critic_hf, config)
     benchmarks = tuple(
         Benchmark(name, usable([path], "data.validation").head(config.validation.limit).prompts)
         for name, path in zip(unique_names(held_out, "data.validation"), held_out, strict=True)
@@ -90,22 +94,18 @@ def prepare(config: Config, world_size: int) -> Prepared:
         critic_hf=critic_hf,
         tokenizer=tokenizer,
         train=train,
-        prompts=prompt_stream(train, config, algorithm),
+        prompts=prompt_stream(train, config),
         benchmarks=benchmarks,
         reward=load_reward(config.reward, config.rollout.max_response_tokens),
         algorithm=algorithm,
     )
 
 
-def prompt_stream(train: PromptSet, config: Config, algorithm: Algorithm) -> PromptStream:
+def prompt_stream(train: PromptSet, config: Config) -> PromptStream:
     """Batches of a step's prompts, or of the pool that a curriculum draws them from."""
     curriculum = config.data.curriculum
     if curriculum.by == "off":
         return PromptStream(train, config.prompts_per_step, config.seed, config.data.shuffle)
-    if not algorithm.uses_critic:
-        raise UserError(
-            f"data.curriculum.by={curriculum.by} asks a critic and algorithm.name={config.algorithm.name} has none: set off."
-        )
     pool = config.prompts_per_step * curriculum.pool
     return PromptStream(train, pool, config.seed, config.data.shuffle, "prompts_per_step x data.curriculum.pool")
 
@@ -120,13 +120,20 @@ def check_checkpoint(config: Config) -> None:
         )
 
 
-def check_vocabulary(prompts: PromptSet, critic_hf: HFModelConfig, path: str) -> None:
-    """UserError where the critic lacks a token that the actor's tokenizer has put into a prompt."""
+def check_vocabulary(prompts: PromptSet, actor_hf: HFModelConfig, critic_hf: HFModelConfig, config: Config) -> None:
+    """UserError where the critic lacks a token that it may have to read: of a prompt, or any that the actor can sample."""
+    path, held = config.critic.path, critic_hf.vocab_size
     largest = int(prompts.prompts.tokens.values.max())
-    if largest >= critic_hf.vocab_size:
+    if largest >= held:
         raise UserError(
-            f"critic.path={path} has a vocabulary of {critic_hf.vocab_size} but the actor's tokenizer made token {largest}: "
+            f"critic.path={path} has a vocabulary of {held} but the actor's tokenizer made token {largest}: "
             "choose a critic with the same tokenizer as actor.path"
+        )
+    form = critic_form(config)
+    if form is not None and form.reads == "response" and held < actor_hf.vocab_size:
+        raise UserError(
+            f"critic.path={path} has a vocabulary of {held} but reads the actor's responses, of {actor_hf.vocab_size} tokens: "
+            "choose a critic with the same vocabulary as actor.path"
         )
 
 
@@ -143,10 +150,11 @@ def optimizer_steps(rollout_steps: int, num_responses: int, mini_batch_size: int
 def build(prepared: Prepared, job: Job) -> Parts:
     """Models, optimizers and the rollout engine of ranks that train. Collective over the job, with :func:`build_rollout`."""
     config = prepared.config
-    actor_groups, critic_groups = build_groups([Layout.of(config.actor), Layout.of(config.critic)], config.seed)
+    layouts = [Layout.of(config.actor), *([Layout.of(config.critic)] if prepared.algorithm.critic else [])]
+    actor_groups, *other_groups = build_groups(layouts, config.seed)
     num_responses = config.prompts_per_step * prepared.algorithm.sampling(1).num_samples
-    actor_config, critic_config = config.actor, config.critic
-    actor_steps = max(1, config.steps - critic_config.warmup_steps)
+    actor_config = config.actor
+    actor_steps = max(1, config.steps - config.critic.warmup_steps)
     policy = MegatronEngine(
         prepared.actor_hf,
         actor_config,
@@ -156,37 +164,48 @@ def build(prepared: Prepared, job: Job) -> Parts:
     )
     load_hf_weights(policy.model, prepared.actor_hf, actor_config.path, actor_groups)
     policy.start_optimizer()
-    value = MegatronEngine(
-        prepared.critic_hf,
-        critic_config,
-        critic_groups,
-        "value",
-        optimizer_steps(config.steps, num_responses, critic_config.mini_batch_size, critic_config.epochs),
-        prior=critic_config.prior,
-    )
-    load_hf_weights(value.model, prepared.critic_hf, critic_config.path, critic_groups)
-    value.start_optimizer()
+    critic = _critic(prepared, other_groups, num_responses)
     actor = Actor(policy, actor_config, config.rollout.temperature)
     if prepared.algorithm.needs_reference:
         actor.remember_reference()  # before a checkpoint is loaded: the reference is the initial policy
-    critic = Critic(value, critic_config)
     engine, sync = _rollout_side(config, policy, job)
     accuracy = load_accuracy(config.reward)
+    sampler = _sampler(prepared, engine, critic)
+    engines = {"actor": policy, **({"critic": critic.engine} if isinstance(critic, Critic) else {})}
     return Parts(
         config=config,
         algorithm=prepared.algorithm,
         actor=actor,
         critic=critic,
         engine=engine,
-        sampler=_sampler(prepared, engine, critic),
+        sampler=sampler,
+        collector=Collector(
+            sampler,
+            prepared.algorithm.sampling,
+            prepared.reward,
+            config.prompts_per_step,
+            config.algorithm.dynamic_sampling_rounds,
+        ),
         sync=sync,
         prompts=prepared.prompts,
         decode=prepared.tokenizer.decode,
         reward=prepared.reward,
         validator=Validator(prepared.benchmarks, accuracy, config.validation, config.rollout, config.seed),
-        checkpointer=Checkpointer(Path(config.run_dir), config.checkpoint, {"actor": policy, "critic": value}),
+        checkpointer=Checkpointer(Path(config.run_dir), config.checkpoint, engines),
         stop=StopFile(config.run_dir),
     )
+
+
+def _critic(prepared: Prepared, groups: list[ModelGroups], num_responses: int) -> ValueModel:
+    """The value model that the algorithm asks for, or none."""
+    form, hf, config = prepared.algorithm.critic, prepared.critic_hf, prepared.config.critic
+    if form is None or hf is None:
+        return NoCritic()
+    num_steps = optimizer_steps(prepared.config.steps, num_responses, config.mini_batch_size, config.epochs)
+    engine = MegatronEngine(hf, config, groups[0], "value", num_steps, initial_logit(config.prior, form))
+    load_hf_weights(engine.model, hf, config.path, groups[0])
+    engine.start_optimizer()
+    return Critic(engine, config, form)
 
 
 def _rollout_side(config: Config, policy: MegatronEngine, job: Job) -> tuple[RolloutEngine, WeightSync]:
@@ -212,7 +231,7 @@ def rollout_dtype(config: Config) -> torch.dtype:
     return platform.resolve_dtype(config.actor.dtype if config.rollout.dtype == "auto" else config.rollout.dtype)
 
 
-def _sampler(prepared: Prepared, engine: RolloutEngine, critic: Critic) -> InTurn:
+def _sampler(prepared: Prepared, engine: RolloutEngine, critic: ValueModel) -> InTurn:
     config, prompts, decode = prepared.config, prepared.prompts, prepared.tokenizer.decode
 
     def drawn(step: int) -> Drawn:
@@ -220,10 +239,12 @@ def _sampler(prepared: Prepared, engine: RolloutEngine, critic: Critic) -> InTur
         batch, curriculum = prompts.next_batch(), config.data.curriculum
         if curriculum.by == "off":
             return everything(batch)
-        return draw(batch, critic.values(batch.tokens), config.prompts_per_step, curriculum, config.seed, step)
+        values = critic.values(batch.tokens, Ragged.empty_rows(len(batch))).values
+        return draw(batch, values, config.prompts_per_step, curriculum, config.seed, step)
 
     def pushes(step: int) -> bool:
-        return step > config.critic.warmup_steps
+        """Dynamic sampling may come back for more before the push."""
+        return step > config.critic.warmup_steps and not config.algorithm.dynamic_sampling_rounds
 
     if config.rollout.max_staleness and isinstance(engine, RemoteEngine):
         return OneAhead(engine, drawn, prepared.algorithm.sampling, decode, pushes, config.steps)

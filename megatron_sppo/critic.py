@@ -1,78 +1,139 @@
-"""The sequence-level critic: V(s_p) = sigmoid(logit at the last prompt token). It reads the prompt alone."""
+"""The value model. SPPO's reads the prompt alone: V(s_p) at its last token. PPO's reads the response too: V before each token.
+
+Both are one model: V is read at the n positions that precede n tokens, the response's or (n = 1) its first alone.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from megatron_sppo.algorithms.base import ValueInputs
 from megatron_sppo.batch import CriticBatch
+from megatron_sppo.config.algorithms import CriticForm
 from megatron_sppo.config.schema import CriticConfig
 from megatron_sppo.losses import LossSum
 from megatron_sppo.metrics import Mean, Metric
 from megatron_sppo.models.batching import MiniBatch, epoch_order, plan_mini_batches
 from megatron_sppo.models.engine import MegatronEngine
-from megatron_sppo.models.packing import PackedSequences, Reads, RowLayout, pack
+from megatron_sppo.models.packing import PackedSequences, Reads, RowLayout, concatenate, pack, positions_before
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.collectives import gather_rows
 from megatron_sppo.ragged import Ragged
 
+Loss = Callable[[ValueInputs], LossSum]
+
+
+class ValueModel(Protocol):
+    def values(self, prompts: Ragged, responses: Ragged) -> Ragged:
+        """[B] V of every row, on every rank. Collective."""
+        ...
+
+    def update(self, batch: CriticBatch | None, loss: Loss, seed: int) -> dict[str, Metric]:
+        """All epochs and mini-batches of one step. Collective; the metrics are the same on every rank."""
+        ...
+
+
+class NoCritic:
+    """Of algorithms that take their baseline from other responses."""
+
+    def values(self, prompts: Ragged, responses: Ragged) -> Ragged:
+        return Ragged(torch.empty(0), torch.zeros(len(prompts), dtype=torch.int64))
+
+    def update(self, batch: CriticBatch | None, loss: Loss, seed: int) -> dict[str, Metric]:
+        return {}
+
 
 @dataclass(frozen=True)
-class PromptRows:
-    """A packed micro-batch of prompts."""
+class _Sequences:
+    """What the critic reads and where its values are wanted, for all rows of a step."""
 
-    packed: PackedSequences
-    last: Reads  # of each prompt's last token
-    rewards_S: Tensor
+    tokens: Ragged  # [B]
+    num_values_B: Tensor  # int64: V is read at this many positions, the last ones
 
     @classmethod
-    def of(cls, prompts: Ragged, rewards_B: Tensor, indices: Sequence[int], layout: RowLayout) -> PromptRows:
-        device = platform.device()
-        packed = pack(prompts.select(indices), range(len(indices)), layout, device)
-        last = packed.reads(packed.starts_S + packed.lengths_S - 1)
-        return cls(packed, last, rewards_B[list(indices)].to(device))
+    def of(cls, prompts: Ragged, responses: Ragged, form: CriticForm) -> _Sequences:
+        if form.reads == "prompt":
+            return cls(prompts, torch.ones(len(prompts), dtype=torch.int64))
+        before_last = Ragged(torch.cat([row[:-1] for row in responses.rows()]), responses.lengths - 1)
+        return cls(concatenate(prompts, before_last), responses.lengths)
+
+
+@dataclass(frozen=True)
+class _ValueRows:
+    """A packed micro-batch."""
+
+    packed: PackedSequences
+    indices: tuple[int, ...]  # [S] rows of the step
+    lengths_S: Tensor  # values per sequence, host
+    reads: Reads
+
+    @classmethod
+    def of(cls, sequences: _Sequences, indices: Sequence[int], layout: RowLayout) -> _ValueRows:
+        packed = pack(sequences.tokens.select(indices), range(len(indices)), layout, platform.device())
+        lengths_S = sequences.num_values_B[list(indices)]
+        last = positions_before(packed, lengths_S) + 1  # V is read at the last token too
+        return cls(packed, tuple(indices), lengths_S, packed.reads(last))
 
 
 class Critic:
-    def __init__(self, engine: MegatronEngine, config: CriticConfig) -> None:
-        self.engine, self.config = engine, config
+    def __init__(self, engine: MegatronEngine, config: CriticConfig, form: CriticForm) -> None:
+        self.engine, self.config, self.form = engine, config, form
 
-    def _plan(self, prompts: Ragged, order: Sequence[int]) -> list[MiniBatch]:
-        config = self.config
-        lengths = prompts.lengths.tolist()
+    def _plan(self, sequences: _Sequences, order: Sequence[int]) -> list[MiniBatch]:
+        config, lengths = self.config, sequences.tokens.lengths.tolist()
         return plan_mini_batches(lengths, order, config.mini_batch_size, self.engine.groups.dp, config.micro_batch_tokens)
 
-    def _last_logits(self, output: Tensor, rows: PromptRows) -> Tensor:
-        """[S] logit of V at each prompt's last token."""
-        logits_r = output[0, :, 0].index_select(0, rows.last.local_r)
-        (logits_S,) = rows.last.assemble((logits_r,), self.engine.groups.pg.cp)
-        return logits_S
+    def _logits(self, output: Tensor, rows: _ValueRows) -> Tensor:
+        """[N] logits where V is wanted."""
+        logits_r = output[0, :, 0].index_select(0, rows.reads.local_r)
+        (logits_N,) = rows.reads.assemble((logits_r,), self.engine.groups.pg.cp)
+        return logits_N
 
-    def values(self, prompts: Ragged) -> Tensor:
-        """[B] V(s_p) of every prompt, on every rank. Collective."""
-        bins = [indices for mini in self._plan(prompts, range(len(prompts))) for indices in mini.bins[self.engine.groups.dp_rank]]
-        no_rewards = torch.zeros(len(prompts))
-        batches = [PromptRows.of(prompts, no_rewards, indices, self.engine.row_layout) for indices in bins]
-        results = self.engine.forward(batches, lambda output, batch: self._last_logits(output, batch).sigmoid().split(1))
-        rows = {
+    def _value(self, logits_N: Tensor) -> Tensor:
+        return logits_N.sigmoid() if self.form.output == "probability" else logits_N
+
+    def values(self, prompts: Ragged, responses: Ragged) -> Ragged:
+        """See the protocol."""
+        sequences = _Sequences.of(prompts, responses, self.form)
+        plan = self._plan(sequences, range(len(prompts)))
+        bins = [indices for mini in plan for indices in mini.bins[self.engine.groups.dp_rank]]
+        batches = [_ValueRows.of(sequences, indices, self.engine.row_layout) for indices in bins]
+        results = self.engine.forward(
+            batches, lambda output, rows: self._value(self._logits(output, rows)).split(rows.lengths_S.tolist())
+        )
+        found = {
             index: row for indices, split in zip(bins, results, strict=False) for index, row in zip(indices, split, strict=True)
         }
-        one_each = torch.ones(len(prompts), dtype=torch.int64)
-        return gather_rows(rows, one_each, contribute=self.engine.groups.speaks).values
+        return gather_rows(found, sequences.num_values_B, contribute=self.engine.groups.speaks)
 
-    def update(self, batch: CriticBatch, loss: Callable[[Tensor, Tensor], LossSum], seed: int) -> dict[str, Metric]:
-        """All epochs and mini-batches of one step. Collective; the metrics are the same on every rank."""
+    def update(self, batch: CriticBatch | None, loss: Loss, seed: int) -> dict[str, Metric]:
+        """See the protocol."""
+        assert batch is not None, "an algorithm with a critic gives it something to learn"
+        sequences = _Sequences.of(batch.prompt_tokens, batch.response_tokens, self.form)
         parts: list[dict[str, Metric]] = []
         for epoch in range(self.config.epochs):
-            order = epoch_order(len(batch.prompt_tokens), seed, epoch)
-            for mini in self._plan(batch.prompt_tokens, order):
-                bins = mini.bins[self.engine.groups.dp_rank]
-                layout = self.engine.row_layout
-                batches = [PromptRows.of(batch.prompt_tokens, batch.rewards_B, indices, layout) for indices in bins]
-                update = self.engine.update(batches, lambda output, rows: loss(self._last_logits(output, rows), rows.rewards_S))
-                parts += update.micro_batch_metrics
-                parts.append({"critic/grad_norm": Mean(update.grad_norm, 1), "critic/lr": Mean(update.lr, 1)})
+            for mini in self._plan(sequences, epoch_order(len(batch.prompt_tokens), seed, epoch)):
+                parts += self._optimizer_step(sequences, batch, mini, loss)
         return self.engine.reduced(parts)
+
+    def _optimizer_step(self, sequences: _Sequences, batch: CriticBatch, mini: MiniBatch, loss: Loss) -> list[dict[str, Metric]]:
+        layout, device = self.engine.row_layout, platform.device()
+        batches = [_ValueRows.of(sequences, indices, layout) for indices in mini.bins[self.engine.groups.dp_rank]]
+
+        def value_loss(output: Tensor, rows: _ValueRows) -> LossSum:
+            targets_N, old_N = (part.select(rows.indices).values.to(device) for part in (batch.targets, batch.values))
+            return loss(ValueInputs(rows.lengths_S, self._logits(output, rows), targets_N, old_N))
+
+        update = self.engine.update(batches, value_loss)
+        return [*update.micro_batch_metrics, {"critic/grad_norm": Mean(update.grad_norm, 1), "critic/lr": Mean(update.lr, 1)}]
+
+
+def initial_logit(prior: float, form: CriticForm) -> float:
+    """Of the value head, so that V = ``prior`` everywhere before the first update."""
+    return math.log(prior / (1.0 - prior)) if form.output == "probability" else prior

@@ -32,6 +32,11 @@ class Ragged:
         return cls(values, lengths)
 
     @classmethod
+    def empty_rows(cls, count: int) -> Ragged:
+        """``count`` rows of no tokens."""
+        return cls(torch.empty(0, dtype=torch.int64), torch.zeros(count, dtype=torch.int64))
+
+    @classmethod
     def joined(cls, parts: Sequence[Ragged]) -> Ragged:
         """The rows of all parts, one after the other."""
         return cls(torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts]))

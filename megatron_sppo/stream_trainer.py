@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from megatron_sppo import metrics
-from megatron_sppo.batch import Rollouts, join_rollouts
+from megatron_sppo.batch import Outcomes, Rollouts, join_rollouts
 from megatron_sppo.monitor.clock import StepClock
 from megatron_sppo.ragged import Ragged
 from megatron_sppo.rewards.spread import Graded, grade_rollouts
@@ -36,12 +35,12 @@ class StreamTrainer(Trainer):
         with clock.phase("curriculum"):
             drawn = parts.sampler.draw(step)
         with clock.phase("value"):
-            values_P = parts.critic.values(drawn.prompts.tokens)  # before this step's update
+            values = parts.critic.values(drawn.prompts.tokens, Ragged.empty_rows(len(drawn.prompts)))  # before this step's update
         engine = parts.engine
         assert isinstance(engine, RemoteEngine), "checked before: config.placement.check_placement"
         batches = engine.stream(drawn.prompts, parts.algorithm.sampling(step), self.config.actor.mini_batch_size)
         arrived = [
-            self._train_on(rollouts, indices, values_P, clock, learns) for indices, rollouts in clock.each("rollout", batches)
+            self._train_on(rollouts, indices, values, clock, learns) for indices, rollouts in clock.each("rollout", batches)
         ]
         order = torch.tensor([index for part in arrived for index in part.indices]).argsort().tolist()
         rollouts = join_rollouts([part.rollouts for part in arrived], drawn.prompts, order)
@@ -49,20 +48,19 @@ class StreamTrainer(Trainer):
         graded = Graded(tuple(verdicts[place] for place in order))
         old_logprobs = Ragged.joined([part.old_logprobs for part in arrived]).select(order)
         with clock.phase("advantage"):
-            critic_batch, actor_batch = parts.algorithm.assign_credit(
-                rollouts, graded.rewards, values_P, old_logprobs, old_logprobs
-            )
+            credit = parts.algorithm.assign_credit(_outcomes(rollouts, graded, values, old_logprobs))
         with clock.phase("critic_update"):
-            critic_metrics = parts.critic.update(critic_batch, parts.algorithm.critic_loss, seed=step)
+            critic_metrics = parts.critic.update(credit.critic, parts.algorithm.critic_loss, seed=step)
         push_metrics: dict[str, float] = {}
         if learns:
             with clock.phase("reshard"):
                 push_metrics = parts.sync.push(step)
-        self.log.calibration(step, calibration_columns(drawn, rollouts, values_P, graded.rewards))
+        self.log.calibration(step, calibration_columns(drawn, rollouts, values, graded.rewards))
         return {
             **drawn.metrics,
             **graded.metrics(),
-            **rollout_metrics(rollouts, graded.rewards, values_P, actor_batch.advantages, old_logprobs),
+            "rollout/tokens": int(rollouts.response_tokens.lengths.sum()),
+            **rollout_metrics(rollouts, graded.rewards, values, credit.actor.advantages, old_logprobs),
             **metrics.values(critic_metrics),
             **metrics.values(metrics.merge([part.actor_metrics for part in arrived])),
             "data/epoch": parts.prompts.epoch,
@@ -72,17 +70,21 @@ class StreamTrainer(Trainer):
             **self.clock_metrics(clock, rollouts),
         }
 
-    def _train_on(self, rollouts: Rollouts, indices: list[int], values_P: Tensor, clock: StepClock, learns: bool) -> _Arrived:
+    def _train_on(self, rollouts: Rollouts, indices: list[int], values: Ragged, clock: StepClock, learns: bool) -> _Arrived:
         """The actor's optimizer step on what has just arrived; the proximal policy is the present one."""
         parts = self.parts
         with clock.phase("reward"):
             graded = grade_rollouts(parts.reward, rollouts)
         with clock.phase("old_logprobs"):
             old_logprobs = parts.actor.logprobs(rollouts.prompt_tokens, rollouts.response_tokens)
-        values_B = values_P[indices]
-        _, actor_batch = parts.algorithm.assign_credit(rollouts, graded.rewards, values_B, old_logprobs, old_logprobs)
+        credit = parts.algorithm.assign_credit(_outcomes(rollouts, graded, values.select(indices), old_logprobs))
         actor_metrics: dict[str, metrics.Metric] = {}
         if learns:
             with clock.phase("actor_update"):
-                actor_metrics = parts.actor.update(actor_batch, parts.algorithm.actor_loss, seed=0)  # of later epochs: none
+                actor_metrics = parts.actor.update(credit.actor, parts.algorithm.actor_loss, seed=0)  # of later epochs: none
         return _Arrived(indices, rollouts, graded, old_logprobs, actor_metrics)
+
+
+def _outcomes(rollouts: Rollouts, graded: Graded, values: Ragged, old_logprobs: Ragged) -> Outcomes:
+    """Without greedy responses and without a reference: config.placement and config.algorithms refuse both."""
+    return Outcomes(rollouts, graded.rewards, torch.zeros(len(rollouts)), values, old_logprobs, old_logprobs)

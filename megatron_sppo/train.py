@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from megatron_sppo import parity
 from megatron_sppo.build import Prepared, build, build_rollout, prepare
 from megatron_sppo.checkpoint.stop_file import StopFile
 from megatron_sppo.config import arithmetic
+from megatron_sppo.config.bounds import TRAINING, check_bounds
 from megatron_sppo.config.load import dump_yaml
 from megatron_sppo.config.placement import check_placement, num_rollout_ranks
 from megatron_sppo.config.schema import Config
@@ -33,8 +35,9 @@ GATE_PROMPTS = 16
 
 
 def main(config: Config) -> None:
+    check_bounds(config, TRAINING)
     check_placement(config, platform.launched_ranks())
-    job = start_job(num_rollout_ranks(config))
+    job = start_job(num_rollout_ranks(config), timedelta(minutes=config.collective_timeout_minutes))
     platform.quiet_upstream()
     logging.basicConfig(level=logging.INFO if job.rank == 0 else logging.ERROR, format="%(message)s")
     prepared = prepare(config, job.size)
@@ -110,7 +113,7 @@ def _introduce(prepared: Prepared, world_size: int, run_dir: Path) -> None:
     StopFile(run_dir).clear()
     (run_dir / "config.yaml").write_text(dump_yaml(prepared.config), encoding="utf-8")
     print(f"device:  {platform.describe()}")
-    print(arithmetic.explain(prepared.config, world_size, prepared.algorithm.sampling(1).num_samples))
+    print(arithmetic.explain(prepared.config, world_size))
     for warning in prepared.warnings:
         print(f"warning: {warning}")
     print(f"first prompt as the model reads it:\n---\n{prepared.train.first_rendered()}\n---", flush=True)

@@ -11,21 +11,21 @@ from torch import Tensor
 from megatron_sppo import metrics
 from megatron_sppo.actor import Actor
 from megatron_sppo.algorithms.base import Algorithm
-from megatron_sppo.batch import Rollouts
+from megatron_sppo.batch import Outcomes, Rollouts
 from megatron_sppo.checkpoint.checkpointer import Checkpointer
 from megatron_sppo.checkpoint.stop_file import StopFile
 from megatron_sppo.config.schema import Config
-from megatron_sppo.critic import Critic
+from megatron_sppo.critic import ValueModel
 from megatron_sppo.data.curriculum import Drawn
 from megatron_sppo.data.prompts import PromptStream
 from megatron_sppo.evaluation.validation import Validation, Validator
+from megatron_sppo.experience import Collector
 from megatron_sppo.monitor.clock import StepClock
 from megatron_sppo.monitor.run_log import RunLog
 from megatron_sppo.parallel import platform
 from megatron_sppo.ragged import Ragged
 from megatron_sppo.reshard.weight_sync import WeightSync
 from megatron_sppo.rewards.protocol import Reward
-from megatron_sppo.rewards.spread import grade_rollouts
 from megatron_sppo.rollout.engine import Decode, RolloutEngine
 from megatron_sppo.rollout.remote_engine import RemoteEngine
 from megatron_sppo.rollout.sampler import InTurn
@@ -38,9 +38,10 @@ class Parts:
     config: Config
     algorithm: Algorithm
     actor: Actor
-    critic: Critic
+    critic: ValueModel
     engine: RolloutEngine
     sampler: InTurn
+    collector: Collector
     sync: WeightSync
     prompts: PromptStream
     decode: Decode
@@ -77,44 +78,41 @@ class Trainer:
         return last
 
     def step(self, step: int) -> dict[str, float]:
-        """One step of eq. 1-3: rollout, reward, value, old log-probs, advantage, critic update, actor update, reshard."""
+        """One step: rollout and reward, value, old log-probs, advantage, critic update, actor update, reshard."""
         parts = self.parts
         clock = self.new_clock()
         learns = step > self.config.critic.warmup_steps
-        sampled = parts.sampler.take(step, clock, self.log.progress("rollout"))
-        drawn, rollouts = sampled.drawn, sampled.rollouts
-        with clock.phase("reward"):
-            graded = grade_rollouts(parts.reward, rollouts)
-            rewards_B = graded.rewards
+        got = parts.collector.collect(step, clock, self.log.progress("rollout"))
+        rollouts, rewards_B = got.rollouts, got.rewards_B
         with clock.phase("value"):
-            values_B = parts.critic.values(rollouts.prompt_tokens)  # before this step's update
+            values = parts.critic.values(rollouts.prompt_tokens, rollouts.response_tokens)  # before this step's update
         with clock.phase("old_logprobs"):
             old_logprobs = parts.actor.logprobs(rollouts.prompt_tokens, rollouts.response_tokens)
         with clock.phase("reference_logprobs"):
             reference = self._reference_logprobs(rollouts, old_logprobs)
         with clock.phase("advantage"):
-            critic_batch, actor_batch = parts.algorithm.assign_credit(rollouts, rewards_B, values_B, old_logprobs, reference)
+            outcomes = Outcomes(rollouts, rewards_B, got.greedy_rewards_B, values, old_logprobs, reference)
+            credit = parts.algorithm.assign_credit(outcomes)
         with clock.phase("critic_update"):
-            critic_metrics = parts.critic.update(critic_batch, parts.algorithm.critic_loss, seed=step)
+            critic_metrics = parts.critic.update(credit.critic, parts.algorithm.critic_loss, seed=step)
         actor_metrics: dict[str, metrics.Metric] = {}
         push_metrics: dict[str, float] = {}
         if learns:
             with clock.phase("actor_update"):
-                actor_metrics = parts.actor.update(actor_batch, parts.algorithm.actor_loss, seed=step)
+                actor_metrics = parts.actor.update(credit.actor, parts.algorithm.actor_loss, seed=step)
         parts.sampler.settle(clock)  # an engine's weights never change in the middle of a response
         if learns:
             with clock.phase("reshard"):
                 push_metrics = parts.sync.push(step)
-        self.log.calibration(step, calibration_columns(drawn, rollouts, values_B, rewards_B))
+        self.log.calibration(step, calibration_columns(got.drawn, rollouts, values, rewards_B))
         return {
-            **drawn.metrics,
-            **graded.metrics(),
-            **rollout_metrics(rollouts, rewards_B, values_B, actor_batch.advantages, old_logprobs),
+            **got.metrics,
+            **rollout_metrics(rollouts, rewards_B, values, credit.actor.advantages, old_logprobs),
             **metrics.values(critic_metrics),
             **metrics.values(actor_metrics),
             "data/epoch": parts.prompts.epoch,
             **push_metrics,
-            **self._staleness(step, sampled.policy_step),
+            **self._staleness(step, got.policy_step),
             **self.clock_metrics(clock, rollouts),
         }
 
@@ -180,16 +178,13 @@ class Trainer:
 
 
 def rollout_metrics(
-    rollouts: Rollouts, rewards_B: Tensor, values_B: Tensor, advantages: Ragged, old_logprobs: Ragged
+    rollouts: Rollouts, rewards_B: Tensor, values: Ragged, advantages: Ragged, old_logprobs: Ragged
 ) -> dict[str, float]:
     """What a step's rollouts say before anything is updated."""
-    first_N = advantages.starts
-    advantages_B = advantages.values[first_N]
+    advantages_B = advantages.row_sums() / advantages.lengths
     gap_N = old_logprobs.values - rollouts.engine_logprobs.values
     return {
-        "critic/target_clamped": float(((rewards_B < 0) | (rewards_B > 1)).double().mean()),
-        "critic/value_mean": float(values_B.mean()),
-        **metrics.calibration(values_B, rewards_B),
+        **value_metrics(rewards_B, values),
         "advantage/mean": float(advantages_B.mean()),
         "advantage/std": float(advantages_B.std(correction=0)),
         **metrics.length_summary(rollouts.response_tokens.lengths, rollouts.truncated_B),
@@ -197,10 +192,28 @@ def rollout_metrics(
     }
 
 
-def calibration_columns(
-    drawn: Drawn, rollouts: Rollouts, values_B: Tensor, rewards_B: Tensor
-) -> dict[str, Sequence[str | float]]:
-    """What V said and what came of it, per response; with the probability of its prompt to be drawn."""
+def prompt_values(values: Ragged) -> Tensor:
+    """[B] V at each prompt's last token; empty without a critic."""
+    return values.values[values.starts] if len(values.values) else values.values
+
+
+def value_metrics(rewards_B: Tensor, values: Ragged) -> dict[str, float]:
+    """How well V at the end of the prompt predicted the reward; nothing without a critic."""
+    values_B = prompt_values(values)
+    if not len(values_B):
+        return {}
+    return {
+        "critic/target_clamped": float(((rewards_B < 0) | (rewards_B > 1)).double().mean()),
+        "critic/value_mean": float(values_B.mean()),
+        **metrics.calibration(values_B, rewards_B),
+    }
+
+
+def calibration_columns(drawn: Drawn, rollouts: Rollouts, values: Ragged, rewards_B: Tensor) -> dict[str, Sequence[str | float]]:
+    """What V said and what came of it, per response; with the probability of its prompt to be drawn. Empty without a critic."""
+    values_B = prompt_values(values)
+    if not len(values_B):
+        return {}
     return {
         "prompt": [rollouts.prompts.ids[index] for index in rollouts.prompt_index_B.tolist()],
         "probability": drawn.probability_P[rollouts.prompt_index_B].tolist(),

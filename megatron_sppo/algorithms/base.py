@@ -10,9 +10,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from megatron_sppo.batch import ActorBatch, CriticBatch, Rollouts, SamplingPlan
+from megatron_sppo.batch import ActorBatch, CriticBatch, Outcomes, SamplingPlan
+from megatron_sppo.config.algorithms import CriticForm
 from megatron_sppo.losses import LossSum
-from megatron_sppo.ragged import Ragged
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,29 @@ class PolicyInputs:
     advantages_N: Tensor
 
 
+@dataclass(frozen=True)
+class ValueInputs:
+    """The values of one micro-batch: one of each of S prompts (N = S), or one before each of their N response tokens."""
+
+    lengths_S: Tensor  # int64, host
+    logits_N: Tensor  # differentiable
+    targets_N: Tensor
+    old_values_N: Tensor  # V before this step's first update
+
+
+@dataclass(frozen=True)
+class Credit:
+    """What each model learns from."""
+
+    actor: ActorBatch
+    critic: CriticBatch | None  # None where there is no critic
+
+
 class Algorithm(Protocol):
-    uses_critic: bool
+    critic: CriticForm | None
     needs_reference: bool
 
     def sampling(self, step: int) -> SamplingPlan: ...
-
-    def assign_credit(
-        self, rollouts: Rollouts, rewards_B: Tensor, values_B: Tensor, old_logprobs: Ragged, reference_logprobs: Ragged
-    ) -> tuple[CriticBatch, ActorBatch]: ...
-
+    def assign_credit(self, outcomes: Outcomes) -> Credit: ...
     def actor_loss(self, inputs: PolicyInputs) -> LossSum: ...
-
-    def critic_loss(self, logits_S: Tensor, rewards_S: Tensor) -> LossSum: ...
+    def critic_loss(self, inputs: ValueInputs) -> LossSum: ...

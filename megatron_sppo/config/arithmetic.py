@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
+from megatron_sppo.config.algorithms import check_algorithm, critic_form
 from megatron_sppo.config.bounds import SFT, TRAINING, check_bounds
 from megatron_sppo.config.knobs import REQUIRED
 from megatron_sppo.config.placement import check_placement, is_separate, ranks_that_roll_out, ranks_that_train
@@ -38,18 +39,20 @@ def check(
     device: Device,
     actor_shape: ModelShape | None = None,
     critic_shape: ModelShape | None = None,
-    samples_per_prompt: int = 1,
 ) -> list[str]:
     """Warnings for the caller to print; UserError where the run cannot work on ``world_size`` ranks."""
     _require(config.actor.path != REQUIRED, "actor.path is empty: set actor.path=<HF model folder>")
     _require(bool(config.data.train), "data.train is empty: set data.train=<file.jsonl or file.parquet>")
     check_bounds(config, TRAINING)
+    check_algorithm(config)
     check_placement(config, world_size)
     check_weight_sync(config, device)
-    num_responses, train_ranks = config.prompts_per_step * samples_per_prompt, ranks_that_train(config, world_size)
-    for name, model, shape in (("actor", config.actor, actor_shape), ("critic", config.critic, critic_shape)):
+    samples = config.algorithm.num_samples
+    num_responses, train_ranks = config.prompts_per_step * samples, ranks_that_train(config, world_size)
+    models = [("actor", config.actor, actor_shape), ("critic", config.critic, critic_shape)]
+    for name, model, shape in models if critic_form(config) else models[:1]:
         _check_layout(name, model, train_ranks, device)
-        batch = f"prompts_per_step={config.prompts_per_step} x {samples_per_prompt} sample"
+        batch = f"prompts_per_step={config.prompts_per_step} x {_count(samples, 'sample')}"
         _check_mini_batches(name, model, train_ranks, num_responses, batch)
         if shape is not None:
             _check_shape(name, model, shape)
@@ -126,24 +129,33 @@ def mini_batch_size(model: ModelConfig, num_responses: int) -> int:
     return model.mini_batch_size or num_responses
 
 
-def explain(config: Config, world_size: int, samples_per_prompt: int = 1) -> str:
+def explain(config: Config, world_size: int) -> str:
     """The arithmetic of a step, a few lines, for the start of a run."""
-    num_responses = config.prompts_per_step * samples_per_prompt
+    samples, form = config.algorithm.num_samples, critic_form(config)
+    num_responses = config.prompts_per_step * samples
     train_ranks, rollout_ranks = ranks_that_train(config, world_size), ranks_that_roll_out(config, world_size)
     engines = rollout_ranks // config.rollout.tp
     longest = config.rollout.max_prompt_tokens + config.rollout.max_response_tokens
-    batch = f"{_count(config.prompts_per_step, 'prompt')} x {_count(samples_per_prompt, 'sample')}"
-    budgets = f"{config.actor.micro_batch_tokens} (actor), {config.critic.micro_batch_tokens} (critic)"
+    batch = f"{_count(config.prompts_per_step, 'prompt')} x {_count(samples, 'sample')}"
+    budgets = f"{config.actor.micro_batch_tokens} (actor)" + (f", {config.critic.micro_batch_tokens} (critic)" if form else "")
     limits = f"prompt <= {config.rollout.max_prompt_tokens} + response <= {config.rollout.max_response_tokens}"
     lines = (
         f"batch:   {batch} = {_count(num_responses, 'response')} per step, {_count(config.steps, 'step')}",
         f"actor:   {_updates(config.actor, num_responses, config.actor.epochs)}; {_layout(config.actor, train_ranks)}",
-        f"critic:  {_updates(config.critic, num_responses, config.critic.epochs)}; {_layout(config.critic, train_ranks)}",
+        *_critic_line(config, num_responses, train_ranks),
         f"rollout: {_count(engines, 'vLLM engine')} of TP{config.rollout.tp}, {_share(num_responses, engines)} responses each",
         f"tokens:  {limits} = {longest}; micro-batches of <= {budgets} per replica",
         *_placement(config, train_ranks, rollout_ranks),
     )
     return "\n".join(lines)
+
+
+def _critic_line(config: Config, num_responses: int, train_ranks: int) -> tuple[str, ...]:
+    form, critic = critic_form(config), config.critic
+    if form is None:
+        return (f"critic:  none, the baseline of {config.algorithm.name} is other responses to the same prompt",)
+    updates = _updates(critic, num_responses, critic.epochs)
+    return (f"critic:  {updates}; {_layout(critic, train_ranks)}; reads the {form.reads}",)
 
 
 def _placement(config: Config, train_ranks: int, rollout_ranks: int) -> tuple[str, ...]:
@@ -282,10 +294,16 @@ def _check_positions(config: Config, actor_shape: ModelShape | None, critic_shap
             f"rollout.max_prompt_tokens={prompt} + rollout.max_response_tokens={response} exceeds the actor's "
             f"{actor_shape.max_positions} positions: lower one of them",
         )
-    if critic_shape is not None:
+    form = critic_form(config)
+    if critic_shape is not None and form is not None:
         _require(
             prompt <= critic_shape.max_positions,
             f"rollout.max_prompt_tokens={prompt} exceeds the critic's {critic_shape.max_positions} positions: lower it",
+        )
+        _require(
+            form.reads == "prompt" or prompt + response <= critic_shape.max_positions,
+            f"rollout.max_prompt_tokens={prompt} + rollout.max_response_tokens={response} exceeds the critic's "
+            f"{critic_shape.max_positions} positions, and algorithm.name={config.algorithm.name} lets it read both: lower one",
         )
 
 
@@ -313,8 +331,9 @@ def _warnings(config: Config) -> list[str]:
         found.append(
             f"validation.temperature=0 makes the validation.samples={config.validation.samples} samples of a prompt equal"
         )
-    num_responses = config.prompts_per_step
-    for name, model, epochs in (("actor", config.actor, config.actor.epochs), ("critic", config.critic, config.critic.epochs)):
+    num_responses = config.prompts_per_step * config.algorithm.num_samples
+    models = [("actor", config.actor, config.actor.epochs), ("critic", config.critic, config.critic.epochs)]
+    for name, model, epochs in models if critic_form(config) else models[:1]:
         updates = config.steps * epochs * (num_responses // mini_batch_size(model, num_responses))
         found += _schedule_warnings(name, model, updates)
     return found

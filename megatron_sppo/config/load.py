@@ -54,7 +54,17 @@ def load_config(kind: type[T], files: Sequence[Path], overrides: Sequence[str] =
         given.update(_read_file(kind, Path(file), including=()))
     for override in overrides:
         given.update(_read_override(kind, override))
-    return _build(kind, "", given)
+    return _build(kind, "", {**_preset(kind, given), **given})
+
+
+def _preset(kind: type, given: Mapping[str, Given]) -> dict[str, Given]:
+    """The defaults that a choice brings along (``Config.PRESETS``); what anybody wrote goes over them."""
+    if not hasattr(kind, "PRESETS"):
+        return {}
+    knob, presets = kind.PRESETS
+    choice = given[knob].value if knob in given else _knobs(kind)[knob].default
+    found = presets.get(choice, {}) if isinstance(choice, str) else {}
+    return {key: Given(value, f"as {knob}={choice} has it") for key, value in found.items()}
 
 
 def describe(kind: type) -> list[Knob]:

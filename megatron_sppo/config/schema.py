@@ -8,8 +8,9 @@ default so that ``--help`` and the documentation are generated from here and can
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
+from megatron_sppo.config.algorithms import PRESETS
 from megatron_sppo.config.knobs import REQUIRED, knob, section
 from megatron_sppo.config.rewards import RewardConfig
 
@@ -55,9 +56,9 @@ class ActorConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class CriticConfig(ModelConfig):
-    """The sequence-level critic: reads the prompt alone. An empty `path` starts from the actor's checkpoint."""
+    """Of algorithms with a critic: SPPO's reads the prompt alone. An empty `path` starts from the actor's checkpoint."""
 
-    prior: float = knob(0.5, "V of every prompt before the first update")
+    prior: float = knob(0.5, "V before the first update")
     warmup_steps: int = knob(0, "steps in which only the critic learns")
     epochs: int = knob(1, "critic passes over each rollout batch per actor update")
     optimizer: OptimizerConfig = field(
@@ -84,7 +85,18 @@ class ImportanceSamplingConfig:
 
 @dataclass(frozen=True)
 class AlgorithmConfig:
-    name: Literal["sppo"] = knob("sppo", "which algorithm: sampling plan, credit assignment and losses")
+    name: Literal["sppo", "ppo", "ppo_bce", "grpo", "rloo", "remax"] = knob(
+        "sppo", "which algorithm: sampling plan, credit assignment and losses; it sets the paper's defaults of other knobs"
+    )
+    num_samples: int = knob(1, "responses per prompt (grpo: 8, rloo: 5)")
+    dynamic_sampling_rounds: int = knob(
+        0, "sample prompts up to N times a step until enough have responses with different rewards (DAPO); 0 = off"
+    )
+    normalize_std: bool = knob(True, "divide by the group's standard deviation (grpo; false = Dr.GRPO)")
+    gamma: float = knob(1.0, "discount per token (ppo, ppo_bce)")
+    gae_lambda: float = knob(1.0, "GAE's lambda (ppo, ppo_bce)")
+    whiten_advantages: bool = knob(False, "advantages of mean 0 and deviation 1 over the step's tokens (ppo, ppo_bce: true)")
+    value_clip: float = knob(0.5, "clip of V around its value before the update (ppo); 0 = off")
     clip_low: float = knob(0.2, "PPO clip: ratio >= 1 - clip_low")
     clip_high: float = knob(0.2, "PPO clip: ratio <= 1 + clip_high")
     dual_clip: float = knob(0.0, "lower bound c > 1 on the objective of negative advantages (c * A); 0 = off")
@@ -203,8 +215,12 @@ class LoggingConfig:
 class Config:
     """One training run."""
 
+    # A choice that sets other defaults: the knob, and what each of its values sets where nobody has written anything.
+    PRESETS: ClassVar = ("algorithm.name", PRESETS)
+
     run_dir: str = knob("runs/default", "where metrics, checkpoints, samples and the resolved config go")
     seed: int = knob(1, "seed of data order, sampling and initialisation")
+    collective_timeout_minutes: int = knob(30, "minutes that a rank waits for others within a collective before the run ends")
     steps: int = knob(100, "rollout steps")
     prompts_per_step: int = knob(256, "prompts per rollout step")
     actor: ActorConfig = section(ActorConfig, "the policy in Megatron-core")

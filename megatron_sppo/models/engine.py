@@ -53,10 +53,16 @@ class MegatronEngine:
     """One model, its gradients, optimizer and schedule on this rank."""
 
     def __init__(
-        self, hf: HFModelConfig, config: ModelConfig, groups: ModelGroups, head: Head, total_steps: int, prior: float = 0.5
+        self,
+        hf: HFModelConfig,
+        config: ModelConfig,
+        groups: ModelGroups,
+        head: Head,
+        total_steps: int,
+        initial_logit: float = 0.0,
     ) -> None:
         self.hf, self.config, self.groups, self.head = hf, config, groups, head
-        self.model: GPTModel = build_gpt(hf, config, groups, head, prior)
+        self.model: GPTModel = build_gpt(hf, config, groups, head, initial_logit)
         with groups.active():
             self.ddp = wrap_ddp(self.model, config.optimizer, groups)
         self._total_steps = total_steps

@@ -99,7 +99,7 @@ def _mark_tensor_parallel(model: GPTModel) -> None:
             set_tensor_model_parallel_attributes(weight, True, dim, 1)
 
 
-def build_gpt(hf: HFModelConfig, config: ModelConfig, groups: ModelGroups, head: Head, prior: float = 0.5) -> GPTModel:
+def build_gpt(hf: HFModelConfig, config: ModelConfig, groups: ModelGroups, head: Head, initial_logit: float = 0.0) -> GPTModel:
     """This rank's part of the model, on its device, with parameters not yet filled (the value head excepted).
 
     Collective over the model's ranks. ``head="lm"`` ends in an :class:`LMHead` (hidden states out),
@@ -123,6 +123,6 @@ def build_gpt(hf: HFModelConfig, config: ModelConfig, groups: ModelGroups, head:
         if model.post_process and head == "lm":
             install_lm_head(model, hf.vocab_size)
         elif model.post_process:
-            model.output_layer = ValueHead(mcore, groups.pg.tp, prior)
+            model.output_layer = ValueHead(mcore, groups.pg.tp, initial_logit)
         _mark_tensor_parallel(model)
         return model.to(platform.device())

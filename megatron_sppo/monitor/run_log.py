@@ -86,6 +86,8 @@ class MainRunLog(RunLog):
         self._line.validation(step, merged)
 
     def calibration(self, step: int, columns: Mapping[str, Sequence[str | float]]) -> None:
-        """One row per response."""
+        """One row per response; no file where there is nothing to write."""
+        if not columns:
+            return
         for row in zip(*columns.values(), strict=True):
             self._calibration.append({"step": step, **dict(zip(columns, row, strict=True))})

@@ -158,7 +158,9 @@ class Memory:
             "actor update": actor.activations(row, count),
         }
         if critic is not None:
-            row, count = self._rows(config.critic, config.rollout.max_prompt_tokens)
+            row, count = self._rows(
+                config.critic, setup.longest if setup.critic_reads_responses else config.rollout.max_prompt_tokens
+            )
             found["critic update"] = critic.activations(row, count)
         return found
 

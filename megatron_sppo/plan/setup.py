@@ -7,6 +7,7 @@ from functools import cached_property
 
 from megatron_sppo.algorithms import build_algorithm
 from megatron_sppo.config import arithmetic
+from megatron_sppo.config.algorithms import critic_form
 from megatron_sppo.config.placement import is_separate, ranks_that_roll_out, ranks_that_train
 from megatron_sppo.config.schema import Config
 from megatron_sppo.models.hf_config import HFModelConfig
@@ -21,7 +22,6 @@ class Setup:
     machines: Machines
     actor: HFModelConfig
     critic: HFModelConfig
-    samples_per_prompt: int
     uses_critic: bool
     needs_reference: bool
     origins: tuple[str, ...]  # where the shapes were found
@@ -35,21 +35,24 @@ class Setup:
         actor, actor_origin = model_shape(config.actor.path, "actor.path")
         critic, critic_origin = model_shape(config.critic.path or config.actor.path, "critic.path")
         algorithm = build_algorithm(config)
-        samples = algorithm.sampling(1).num_samples
-        warnings = arithmetic.check(config, world_size, "gpu", actor, critic, samples)
+        warnings = arithmetic.check(config, world_size, "gpu", actor, critic)
         setup = cls(
             config,
             machines,
             actor,
             critic,
-            samples,
-            algorithm.uses_critic,
+            algorithm.critic is not None,
             algorithm.needs_reference,
             (f"actor: {actor_origin}", f"critic: {critic_origin}"),
             tuple(warnings),
         )
         check_divides(actor, setup.cluster)
         return setup
+
+    @property
+    def critic_reads_responses(self) -> bool:
+        form = critic_form(self.config)
+        return form is not None and form.reads == "response"
 
     @property
     def is_separate(self) -> bool:
@@ -79,7 +82,7 @@ class Setup:
 
     @property
     def num_responses(self) -> int:
-        return self.config.prompts_per_step * self.samples_per_prompt
+        return self.config.prompts_per_step * self.config.algorithm.num_samples
 
     @property
     def longest(self) -> int:

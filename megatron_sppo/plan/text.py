@@ -23,7 +23,7 @@ def render(memory: Memory, times: Times, push: Push, assumptions: Assumptions) -
     sections = (
         ("machines", [setup.machines.describe()]),
         ("models", _models(setup)),
-        ("batch", arithmetic.explain(setup.config, setup.machines.world_size, setup.samples_per_prompt).splitlines()),
+        ("batch", arithmetic.explain(setup.config, setup.machines.world_size).splitlines()),
         ("ranks", describe_ranks(setup)),
         *((f"memory of the fullest {kind}, GB", [*_memory(table, memory.usable)]) for kind, table in memory.tables.items()),
         ("KV cache of an engine's rank", _kv_cache(memory)),

@@ -52,9 +52,10 @@ class Times:
         found = {"wake and sleep": self._wake()} if self._wake() else {}
         found["rollout"] = self.rollout()
         if self.setup.uses_critic:
-            critic = forward_flops(self.setup.critic, responses * self.prompt, self.prompt)
+            read = sequence if self.setup.critic_reads_responses else self.prompt
+            critic = forward_flops(self.setup.critic, responses * read, read)
             found["value"] = self._forward(critic)
-            found["critic update"] = config.critic.epochs * self._update(critic, config.critic, self.prompt)
+            found["critic update"] = config.critic.epochs * self._update(critic, config.critic, read)
         found["old log-probs"] = self._forward(actor)
         if self.setup.needs_reference:
             found["reference log-probs"] = self._forward(actor)

@@ -20,7 +20,7 @@ class RolloutEngine(Protocol):
     """Every method is collective over the world."""
 
     def generate(self, prompts: Prompts, plan: SamplingPlan, decode: Decode, on_progress: OnProgress | None = None) -> Rollouts:
-        """``plan.num_samples`` responses per prompt; the same global value on every rank."""
+        """``plan.responses_per_prompt`` responses per prompt; the same global value on every rank."""
         ...
 
     def score(self, sequences: Ragged) -> Ragged:

@@ -43,12 +43,12 @@ def rollouts_result(rollouts: Rollouts, seconds: float) -> Parcel:
     return Parcel({"seconds": seconds}, tensors)
 
 
-def read_rollouts_result(parcel: Parcel, prompts: Prompts, num_samples: int) -> Rollouts:
+def read_rollouts_result(parcel: Parcel, prompts: Prompts, responses_per_prompt: int) -> Rollouts:
     """For the ``prompts`` that were asked for."""
     tokens, lengths, logprobs, truncated_B, letters, text_lengths = parcel.tensors
     return Rollouts(
         prompts=prompts,
-        prompt_index_B=torch.arange(len(prompts)).repeat_interleave(num_samples),
+        prompt_index_B=torch.arange(len(prompts)).repeat_interleave(responses_per_prompt),
         response_tokens=Ragged(tokens, lengths),
         engine_logprobs=Ragged(logprobs, lengths),
         truncated_B=truncated_B,
@@ -92,4 +92,4 @@ def read_answers_result(parcel: Parcel, prompts: Prompts) -> tuple[list[int], Ro
     """(index of each response in the step, the responses with their own prompts); one sample per prompt."""
     indices_B, *rest = parcel.tensors
     indices = indices_B.tolist()
-    return indices, read_rollouts_result(Parcel({}, tuple(rest)), select_prompts(prompts, indices), num_samples=1)
+    return indices, read_rollouts_result(Parcel({}, tuple(rest)), select_prompts(prompts, indices), responses_per_prompt=1)

@@ -27,7 +27,7 @@ from megatron_sppo.rollout.orders import (
 @dataclass(frozen=True)
 class _UnderWay:
     prompts: Prompts
-    num_samples: int
+    responses_per_prompt: int
 
 
 class RemoteEngine:
@@ -44,7 +44,7 @@ class RemoteEngine:
     def submit(self, prompts: Prompts, plan: SamplingPlan) -> None:
         """Begin to sample; returns at once. Nothing else may be asked of the engine before :meth:`collect`."""
         self._send(sampling_order("generate", prompts, plan))
-        self._under_way = _UnderWay(prompts, plan.num_samples)
+        self._under_way = _UnderWay(prompts, plan.responses_per_prompt)
 
     def collect(self) -> Rollouts:
         """Wait for what was submitted."""
@@ -52,11 +52,11 @@ class RemoteEngine:
         under_way, self._under_way = self._under_way, None
         result = self._receive()
         self._busy_seconds += float(result.note["seconds"])
-        return read_rollouts_result(result, under_way.prompts, under_way.num_samples)
+        return read_rollouts_result(result, under_way.prompts, under_way.responses_per_prompt)
 
     def stream(self, prompts: Prompts, plan: SamplingPlan, size: int) -> Iterator[tuple[list[int], Rollouts]]:
         """(response indices, responses), ``size`` at a time in order of arrival; one sample per prompt. To be read to its end."""
-        assert plan.num_samples == 1 and self._job.store is not None
+        assert plan.responses_per_prompt == 1 and self._job.store is not None
         self._num_streams += 1
         name, order = f"stream{self._num_streams}", sampling_order("stream", prompts, plan)
         self._send(Parcel({**order.note, "mailbox": name}, order.tensors))

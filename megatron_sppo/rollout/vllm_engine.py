@@ -161,13 +161,17 @@ class VLLMEngine:
                 "tokens that the sampling plan asks for; raise it."
             )
         mine = deal_prompts(prompts.tokens.lengths.tolist(), self._num_engines)[self._engine_index]
-        asked = [(prompt, sample) for prompt in mine for sample in range(plan.num_samples)]
+        count = plan.responses_per_prompt
+        asked = [(prompt, sample) for prompt in mine for sample in range(count)]
         seeds = [response_seed(plan.seed, prompts.ids[prompt], sample) for prompt, sample in asked]
         token_rows = [row.tolist() for row in prompts.tokens.rows()]
         return (
-            [prompt * plan.num_samples + sample for prompt, sample in asked],
+            [prompt * count + sample for prompt, sample in asked],
             [token_rows[prompt] for prompt, _ in asked],
-            [sampling_params(plan, self._stop_token_ids, seed) for seed in seeds],
+            [
+                sampling_params(plan, self._stop_token_ids, seed, greedy=sample >= plan.num_samples)
+                for (_, sample), seed in zip(asked, seeds, strict=True)
+            ],
         )
 
     def score(self, sequences: Ragged) -> Ragged:
@@ -280,7 +284,7 @@ class VLLMEngine:
 
 def _gather_rollouts(prompts: Prompts, plan: SamplingPlan, answers: dict[int, CompletionOutput], decode: Decode) -> Rollouts:
     """Each rank's ``answers`` (response index -> vLLM's output) become the global rollouts. Collective over the world."""
-    num_responses = len(prompts) * plan.num_samples
+    num_responses = len(prompts) * plan.responses_per_prompt
     tokens = {i: torch.tensor(answer.token_ids, dtype=torch.int64) for i, answer in answers.items()}
     logprobs = {i: torch.tensor(answer.logprobs.logprobs, dtype=torch.float32) for i, answer in answers.items()}
     assert all(len(tokens[i]) == len(logprobs[i]) for i in answers), "one log-prob per token"
@@ -288,7 +292,7 @@ def _gather_rollouts(prompts: Prompts, plan: SamplingPlan, answers: dict[int, Co
     texts = {i: torch.tensor(list(decode(row.tolist()).encode()), dtype=torch.uint8) for i, row in tokens.items()}
     return Rollouts(
         prompts=prompts,
-        prompt_index_B=torch.arange(len(prompts)).repeat_interleave(plan.num_samples),
+        prompt_index_B=torch.arange(len(prompts)).repeat_interleave(plan.responses_per_prompt),
         response_tokens=exchange_rows(tokens, num_responses, torch.int64),
         engine_logprobs=exchange_rows(logprobs, num_responses, torch.float32),
         truncated_B=exchange_rows(truncated, num_responses, torch.uint8).values.bool(),

@@ -60,12 +60,12 @@ def engine_options(config: RolloutConfig, model_path: str | Path, dtype: torch.d
     return options
 
 
-def sampling_params(plan: SamplingPlan, stop_token_ids: set[int], seed: int) -> SamplingParams:
-    """One response of ``plan``; it ends at any of ``stop_token_ids`` or the plan's."""
+def sampling_params(plan: SamplingPlan, stop_token_ids: set[int], seed: int, greedy: bool = False) -> SamplingParams:
+    """One response of ``plan``, at its temperature or ``greedy``; it ends at any of ``stop_token_ids`` or the plan's."""
     from vllm import SamplingParams
 
     return SamplingParams(
-        temperature=plan.temperature,
+        temperature=0.0 if greedy else plan.temperature,
         top_p=plan.top_p,
         top_k=plan.top_k,
         max_tokens=plan.max_response_tokens,

@@ -60,6 +60,16 @@ LAYOUTS: dict[str, tuple[str, list[str]]] = {
     "qwen3, tp2, sequence parallel": ("qwen3", SP),
     "qwen3 wide heads, pp2": ("qwen3_wide_heads", [*PP2, "critic.tp=2"]),
     "qwen3 tied, dp2": ("qwen3_tied", []),
+    # Critics that read the response.
+    "ppo, critic tp2": ("qwen2", [*SMALL, "algorithm.name=ppo", "critic.tp=2"]),
+    "ppo, critic pp2": ("qwen2", [*SMALL, "algorithm.name=ppo", "critic.pp=2"]),
+    "ppo, critic dp2": ("qwen3", ["algorithm.name=ppo"]),
+    "ppo, critic cp2": ("qwen2", [*CP2, *SMALL, "algorithm.name=ppo"]),
+    "ppo with bce, critic tp2, sequence parallel": ("qwen2", [*SP, *LARGE, "algorithm.name=ppo_bce"]),
+    "ppo with bce, critic dp2, one sequence per row": (
+        "qwen2",
+        [*SMALL, "critic.micro_batch_tokens=1", "algorithm.name=ppo_bce"],
+    ),
 }
 
 # On 4 ranks.

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from megatron_sppo.algorithms import build_algorithm
-from megatron_sppo.algorithms.base import PolicyInputs
+from megatron_sppo.algorithms.base import PolicyInputs, ValueInputs
 from megatron_sppo.algorithms.sppo import SPPO
-from megatron_sppo.batch import Prompts, Rollouts
+from megatron_sppo.batch import ActorBatch, CriticBatch, Outcomes, Prompts, Rollouts
+from megatron_sppo.config.algorithms import CriticForm
 from megatron_sppo.config.schema import AlgorithmConfig, Config, ImportanceSamplingConfig, KLConfig, RolloutConfig
 from megatron_sppo.ragged import Ragged
 
@@ -28,6 +29,13 @@ REWARDS, VALUES = torch.tensor([1.0, 0.0]), torch.tensor([0.25, 0.5])
 
 def sppo(**overrides: Any) -> SPPO:
     return SPPO(AlgorithmConfig(**overrides), RolloutConfig(max_response_tokens=LIMIT), seed=3)
+
+
+def credit(algorithm: SPPO, rewards_B: torch.Tensor, reference: Ragged) -> tuple[CriticBatch, ActorBatch]:
+    values = Ragged(VALUES, torch.ones(2, dtype=torch.int64))
+    found = algorithm.assign_credit(Outcomes(ROLLOUTS, rewards_B, torch.zeros(2), values, OLD, reference))
+    assert found.critic is not None
+    return found.critic, found.actor
 
 
 def inputs(now: list[float]) -> PolicyInputs:
@@ -46,7 +54,7 @@ def test_one_sample_per_prompt_at_the_rollout_temperature() -> None:
     algorithm = build_algorithm(Config(rollout=RolloutConfig(temperature=0.9, top_p=0.8, stop_token_ids=(7,))))
     plan = algorithm.sampling(step=4)
     assert (plan.num_samples, plan.temperature, plan.top_p, plan.stop_token_ids) == (1, 0.9, 0.8, (7,))
-    assert algorithm.uses_critic and not algorithm.needs_reference
+    assert algorithm.critic == CriticForm("prompt", "probability") and not algorithm.needs_reference
 
 
 def test_seeds_of_steps_and_runs_differ() -> None:
@@ -55,9 +63,9 @@ def test_seeds_of_steps_and_runs_differ() -> None:
 
 
 def test_credit_is_reward_less_value_at_every_token() -> None:
-    critic, actor = sppo().assign_credit(ROLLOUTS, REWARDS, VALUES, OLD, OLD)
+    critic, actor = credit(sppo(), REWARDS, OLD)
     assert [row.tolist() for row in actor.advantages.rows()] == [[0.75, 0.75, 0.75], [-0.5]]
-    assert critic.rewards_B.tolist() == [1.0, 0.0] and critic.values_B.tolist() == [0.25, 0.5]
+    assert critic.targets.values.tolist() == [1.0, 0.0] and critic.values.values.tolist() == [0.25, 0.5]
     assert [row.tolist() for row in critic.prompt_tokens.rows()] == [[1, 2], [3]]
     assert actor.old_logprobs is OLD and actor.engine_logprobs is ENGINE
 
@@ -65,20 +73,20 @@ def test_credit_is_reward_less_value_at_every_token() -> None:
 def test_kl_in_the_reward_reaches_the_advantage_and_not_the_critic() -> None:
     algorithm = sppo(kl=KLConfig(coefficient=0.1, where="reward", estimator="k1"))
     assert algorithm.needs_reference
-    critic, actor = algorithm.assign_credit(ROLLOUTS, REWARDS, VALUES, OLD, REFERENCE)
+    critic, actor = credit(algorithm, REWARDS, REFERENCE)
     kl = [(-1.1 + 0.6) + (-1.0 + 1.5) + 0.0, -0.5 + 1.5]
     want = [[0.75 - 0.1 * kl[0]] * 3, [-0.5 - 0.1 * kl[1]]]
     for row, expected in zip(actor.advantages.rows(), want, strict=True):
         torch.testing.assert_close(row, torch.tensor(expected))
-    assert critic.rewards_B.tolist() == [1.0, 0.0]
-    quiet = sppo(kl=KLConfig(coefficient=0.1, where="loss")).assign_credit(ROLLOUTS, REWARDS, VALUES, OLD, REFERENCE)[1]
+    assert critic.targets.values.tolist() == [1.0, 0.0]
+    quiet = credit(sppo(kl=KLConfig(coefficient=0.1, where="loss")), REWARDS, REFERENCE)[1]
     assert quiet.advantages.rows()[0].tolist() == [0.75] * 3
 
 
 def test_a_reward_below_zero_counts_in_the_advantage_and_is_a_failure_to_the_critic() -> None:
-    critic, actor = sppo().assign_credit(ROLLOUTS, torch.tensor([1.0, -0.5]), VALUES, OLD, OLD)
+    critic, actor = credit(sppo(), torch.tensor([1.0, -0.5]), OLD)
     assert actor.advantages.rows()[1].tolist() == [-1.0]
-    assert critic.rewards_B.tolist() == [1.0, 0.0]
+    assert critic.targets.values.tolist() == [1.0, 0.0]
 
 
 NOW = [-1.1 + math.log(1.5), -1.0 + math.log(0.9), -0.2, -0.5 + math.log(0.7)]  # ratios 1.5, 0.9, 1, 0.7
@@ -140,7 +148,7 @@ def test_the_sequence_ratio_clips_whole_responses() -> None:
 
 def test_critic_loss_is_a_sum_over_prompts() -> None:
     logits = torch.tensor([0.0, 2.0], requires_grad=True)
-    loss = sppo().critic_loss(logits, REWARDS)
+    loss = sppo().critic_loss(ValueInputs(torch.tensor([1, 1]), logits, REWARDS, VALUES))
     assert loss.weight == 2
     assert float(loss.total.detach()) == pytest.approx(math.log(2) + math.log(1 + math.exp(2)), abs=1e-6)
     loss.total.backward()

@@ -29,6 +29,7 @@ from megatron_sppo.actor import Actor
 from megatron_sppo.algorithms.sppo import SPPO
 from megatron_sppo.batch import ActorBatch, CriticBatch
 from megatron_sppo.checkpoint.checkpointer import Checkpointer
+from megatron_sppo.config.algorithms import CRITICS
 from megatron_sppo.config.schema import (
     ActorConfig,
     AlgorithmConfig,
@@ -89,7 +90,7 @@ class Run:
             load_hf_weights(engine.model, engine.hf, model, engine.groups)
             engine.start_optimizer()
         self.actor = Actor(self.engines["actor"], actor_config, temperature=0.7)
-        self.critic = Critic(self.engines["critic"], critic_config)
+        self.critic = Critic(self.engines["critic"], critic_config, CRITICS["sppo"])
         self.algorithm = SPPO(AlgorithmConfig(), RolloutConfig(temperature=0.7), seed=1)
 
     def step(self) -> dict[str, float]:
@@ -100,10 +101,12 @@ class Run:
             for lengths in torch.randint(2, 20, (2, 12), generator=generator)
         )
         rewards = torch.randint(0, 2, (12,), generator=generator).float()
-        values = self.critic.values(prompts)
+        values = self.critic.values(prompts, responses)
         old = self.actor.logprobs(prompts, responses)
-        advantages = Ragged(torch.repeat_interleave(rewards - values, responses.lengths), responses.lengths)
-        critic = self.critic.update(CriticBatch(prompts, rewards, values), self.algorithm.critic_loss, seed=0)
+        advantages = Ragged(torch.repeat_interleave(rewards - values.values, responses.lengths), responses.lengths)
+        critic = self.critic.update(
+            CriticBatch(prompts, responses, values.with_values(rewards), values), self.algorithm.critic_loss, seed=0
+        )
         actor = self.actor.update(ActorBatch(prompts, responses, advantages, old, old, old), self.algorithm.actor_loss, seed=0)
         return {name: metric.value() for name, metric in {**critic, **actor}.items()}
 

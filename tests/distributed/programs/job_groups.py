@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -49,7 +50,8 @@ def check_bridge(job: Job) -> None:
 
 def main() -> None:
     launcher = (os.environ["RANK"], os.environ["WORLD_SIZE"])
-    job = start_job(num_rollout_ranks=1)
+    job = start_job(num_rollout_ranks=1, timeout=timedelta(minutes=7))
+    assert platform.world_timeout() == timedelta(minutes=7)
     assert (job.size, job.num_train_ranks) == (4, 3)
     with job.part_environment():
         assert (os.environ["RANK"], os.environ["WORLD_SIZE"]) == (str(dist.get_rank()), str(dist.get_world_size()))

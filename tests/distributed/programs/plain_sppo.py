@@ -17,6 +17,7 @@ from megatron_sppo.config.schema import AlgorithmConfig, OptimizerConfig
 from megatron_sppo.ragged import Ragged
 
 TEMPERATURE, PRIOR, MAX_RESPONSE_TOKENS = 0.7, 0.3, 64
+VALUE_CLIP = 1e-4  # so small that the first mini-batch's update reaches it
 MINI_BATCHES = (range(6), range(6, 12))
 # Adam divides a gradient by its own size: with eps 1e-8 an element whose gradient is rounding noise alone moves by up to lr.
 OPTIMIZER = OptimizerConfig(lr=2e-4, weight_decay=0.1, clip_grad=0.5, beta2=0.95, eps=1e-6)
@@ -33,6 +34,7 @@ class Problem:
     old_shift: Ragged  # 0: on policy
     engine_shift: Ragged
     reference_shift: Ragged
+    returns: Ragged  # in [0, 1], one per response token
 
 
 def make_problem(vocab: int, on_policy: bool) -> Problem:
@@ -50,7 +52,8 @@ def make_problem(vocab: int, on_policy: bool) -> Problem:
     )
     if on_policy:
         old = old.with_values(torch.zeros_like(old.values))
-    return Problem(prompts, responses, rewards, values, old, engine, reference)
+    returns = responses.with_values(torch.rand(len(responses.values), generator=generator))
+    return Problem(prompts, responses, rewards, values, old, engine, reference, returns)
 
 
 def token_scores(model: torch.nn.Module, prompt: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,26 +144,39 @@ class TrainedPolicy:
 
 
 class TrainedValue:
-    """Eq. 2 on the prompts, two mini-batches of 6; V starts at the prior."""
+    """Two mini-batches of 6; V starts at the prior. ``algorithm`` says what V reads and how it learns: sppo, ppo, ppo_bce."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, algorithm: str) -> None:
+        self.algorithm = algorithm
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
         self.head = torch.nn.Linear(self.model.config.hidden_size, 1)
         torch.nn.init.zeros_(self.head.weight)
-        torch.nn.init.constant_(self.head.bias, math.log(PRIOR / (1 - PRIOR)))
+        torch.nn.init.constant_(self.head.bias, PRIOR if algorithm == "ppo" else math.log(PRIOR / (1 - PRIOR)))
         problem = make_problem(self.model.config.vocab_size, on_policy=True)
         before = [p.detach().clone() for p in self.model.parameters()]
         parameters = [*self.model.model.parameters(), *self.head.parameters()]
         optimizer = adamw(parameters)
-        norms = []
-        for members in MINI_BATCHES:
-            logits = torch.stack([self._logit(problem.prompts.rows()[i]) for i in members])
-            loss = F.binary_cross_entropy_with_logits(logits, problem.rewards_B[list(members)])
-            norms.append(step(optimizer, parameters, loss, OPTIMIZER.clip_grad))
+        norms = [step(optimizer, parameters, self._loss(problem, members), OPTIMIZER.clip_grad) for members in MINI_BATCHES]
         self.grad_norm = sum(norms) / len(norms)
         self.moved = max(float((p.detach() - b).abs().max()) for p, b in zip(self.model.parameters(), before, strict=True))
         with torch.no_grad():
-            self.values_after = torch.stack([self._logit(row) for row in problem.prompts.rows()]).sigmoid()
+            logits = torch.cat([self._logits(problem, i) for i in range(12)])
+            self.values_after = logits if algorithm == "ppo" else logits.sigmoid()
 
-    def _logit(self, prompt: Tensor) -> Tensor:
-        return self.head(self.model.model(prompt[None]).last_hidden_state[0, -1])[0]
+    def _logits(self, problem: Problem, i: int) -> Tensor:
+        """One at the prompt's end (eq. 2), or one before each token of the response."""
+        prompt, response = problem.prompts.rows()[i], problem.responses.rows()[i]
+        if self.algorithm == "sppo":
+            return self.head(self.model.model(prompt[None]).last_hidden_state[0, -1])
+        hidden = self.model.model(torch.cat([prompt, response])[None]).last_hidden_state[0]
+        return self.head(hidden[len(prompt) - 1 : -1])[:, 0]
+
+    def _loss(self, problem: Problem, members: range) -> Tensor:
+        logits = torch.cat([self._logits(problem, i) for i in members])
+        if self.algorithm == "sppo":
+            return F.binary_cross_entropy_with_logits(logits, problem.rewards_B[list(members)])
+        returns = torch.cat([problem.returns.rows()[i] for i in members])
+        if self.algorithm == "ppo_bce":
+            return F.binary_cross_entropy_with_logits(logits, returns)
+        held = logits.clamp(PRIOR - VALUE_CLIP, PRIOR + VALUE_CLIP)
+        return torch.maximum((logits - returns) ** 2, (held - returns) ** 2).mean() / 2

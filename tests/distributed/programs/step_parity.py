@@ -21,12 +21,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from megatron_sppo.actor import Actor
+from megatron_sppo.algorithms import build_algorithm
 from megatron_sppo.algorithms.base import PolicyInputs
 from megatron_sppo.algorithms.sppo import SPPO
-from megatron_sppo.batch import CriticBatch, Prompts, Rollouts
+from megatron_sppo.batch import CriticBatch, Outcomes, Prompts, Rollouts
+from megatron_sppo.config.algorithms import CRITICS
 from megatron_sppo.config.load import load_config
-from megatron_sppo.config.schema import AlgorithmConfig, Config
-from megatron_sppo.critic import Critic
+from megatron_sppo.config.schema import Config
+from megatron_sppo.critic import Critic, initial_logit
 from megatron_sppo.losses import LossSum
 from megatron_sppo.models.batching import plan_mini_batches
 from megatron_sppo.models.engine import MegatronEngine
@@ -42,6 +44,7 @@ from tests.distributed.programs.plain_sppo import (
     OPTIMIZER,
     PRIOR,
     TEMPERATURE,
+    VALUE_CLIP,
     Problem,
     TrainedPolicy,
     TrainedValue,
@@ -55,6 +58,7 @@ DEFAULTS = [
     "critic.micro_batch_tokens=40",
     f"actor.optimizer.clip_grad={OPTIMIZER.clip_grad}",
     f"critic.prior={PRIOR}",
+    f"algorithm.value_clip={VALUE_CLIP}",
     f"rollout.temperature={TEMPERATURE}",
     f"rollout.max_response_tokens={MAX_RESPONSE_TOKENS}",
 ]
@@ -131,7 +135,11 @@ def run_actor(hf: HFModelConfig, config: Config, groups: ModelGroups, want: Trai
         shifted(logprobs, shift) for shift in (problem.old_shift, problem.engine_shift, problem.reference_shift)
     )
     algorithm = SPPO(config.algorithm, config.rollout, seed=1)
-    _, batch = algorithm.assign_credit(rollouts_of(problem, at_engine), problem.rewards_B, problem.values_B, old, reference)
+    rollouts, values = (
+        rollouts_of(problem, at_engine),
+        Ragged(problem.values_B, torch.ones(len(problem.values_B), dtype=torch.int64)),
+    )
+    batch = algorithm.assign_credit(Outcomes(rollouts, problem.rewards_B, torch.zeros(12), values, old, reference)).actor
     lengths = (problem.prompts.lengths + problem.responses.lengths).tolist()
     calls = len(actor_bins(config, lengths, groups))
     loss, first_log_ratios = first_ratio(algorithm.actor_loss, calls)
@@ -162,27 +170,30 @@ def actor_bins(config: Config, lengths: list[int], groups: ModelGroups) -> tuple
 
 
 def run_critic(hf: HFModelConfig, config: Config, groups: ModelGroups, want: TrainedValue) -> dict[str, Any]:
-    problem = make_problem(hf.vocab_size, on_policy=True)
-    engine = MegatronEngine(hf, config.critic, groups, "value", total_steps=10, prior=PRIOR)
+    problem, name = make_problem(hf.vocab_size, on_policy=True), config.algorithm.name
+    form = CRITICS[name]
+    engine = MegatronEngine(hf, config.critic, groups, "value", 10, initial_logit(PRIOR, form))
     load_hf_weights(engine.model, hf, config.critic.path, groups)
     engine.start_optimizer()
-    critic = Critic(engine, config.critic)
-    before = critic.values(problem.prompts)
-    algorithm = SPPO(AlgorithmConfig(), config.rollout, seed=1)
-    metrics = critic.update(CriticBatch(problem.prompts, problem.rewards_B, before), algorithm.critic_loss, seed=0)
-    after = critic.values(problem.prompts)
+    critic = Critic(engine, config.critic, form)
+    before = critic.values(problem.prompts, problem.responses)
+    algorithm = build_algorithm(config)
+    targets = before.with_values(problem.rewards_B) if form.reads == "prompt" else problem.returns
+    batch = CriticBatch(problem.prompts, problem.responses, targets, before)
+    metrics = critic.update(batch, algorithm.critic_loss, seed=0)
+    after = critic.values(problem.prompts, problem.responses)
     trunk = {name: p.detach() for name, p in want.model.named_parameters() if name.startswith("model.")}
     head_error = 0.0
     if groups.is_last_stage:
         pairs = ((engine.model.output_layer.weight, want.head.weight), (engine.model.output_layer.bias, want.head.bias))
         head_error = max(float((ours - theirs).abs().max()) for ours, theirs in pairs)
     return {
-        "prior_error": float((before - PRIOR).abs().max()),
-        "value_error": float((after - want.values_after).abs().max()),
+        "prior_error": float((before.values - PRIOR).abs().max()),
+        "value_error": float((after.values - want.values_after).abs().max()),
         "critic_weight_error": max(head_error, largest_difference(engine, hf, trunk)),
         "critic_grad_norm_error": abs(metrics["critic/grad_norm"].value() / want.grad_norm - 1),
         "critic_copies_differ": not copies_are_equal(engine.model, groups),
-        "critic_stood_still": torch.equal(before, after) or want.moved < 1e-4,
+        "critic_stood_still": torch.equal(before.values, after.values) or want.moved < 1e-4,
     }
 
 
@@ -193,7 +204,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     actor_groups, critic_groups = build_groups([Layout.of(config.actor), Layout.of(config.critic)], seed=1)
     policy = trained_policy(model, config.algorithm, on_policy, config.actor.optimizer.clip_grad)
     result = run_actor(hf, config, actor_groups, policy, on_policy)
-    return result | run_critic(hf, config, critic_groups, trained_value(model))
+    return result | run_critic(hf, config, critic_groups, trained_value(model, config.algorithm.name))
 
 
 def main(file: Path) -> None:

@@ -8,6 +8,7 @@ Prints one line per check; any failed check raises, and torchrun then exits with
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -114,10 +115,18 @@ def check_refused_output(folder: Path, hf: HFModelConfig, groups: ModelGroups) -
         save_hf_folder(model, hf, groups, folder, folder)
 
 
+def check_timeouts(all_groups: list[ModelGroups]) -> None:
+    """Megatron's groups wait as long as the world that they are cut from."""
+    for groups in all_groups:
+        for group in (groups.pg.tp, groups.pg.pp, groups.pg.dp, groups.pg.dp_cp):
+            assert group._get_backend(platform.device()).options._timeout == timedelta(minutes=7)
+
+
 def main(scratch: Path, layouts: list[Layout], folders: dict[str, Path]) -> None:
-    platform.start_distributed()
+    platform.start_distributed(timeout=timedelta(minutes=7))
     platform.quiet_upstream()
     all_groups = build_groups(layouts, seed=0)
+    check_timeouts(all_groups)
     for kind, folder in folders.items():
         hf = read_hf_config(folder)
         for groups in all_groups:

@@ -69,7 +69,7 @@ def _train(prepared: Prepared, job: Job) -> None:
         trainer = (StreamTrainer if config.rollout.stream else Trainer)(parts, log)
         if resumed is not None:
             trainer.load_state_dict(resumed[1])
-        _hand_over(parts, log)
+        hand_over(parts, log)
         last = trainer.fit(first_step)
     if trainer.stopped_after:
         if rank == 0:
@@ -119,7 +119,7 @@ def _introduce(prepared: Prepared, world_size: int, run_dir: Path) -> None:
     print(f"first prompt as the model reads it:\n---\n{prepared.train.first_rendered()}\n---", flush=True)
 
 
-def _hand_over(parts: Parts, log: RunLog) -> None:
+def hand_over(parts: Parts, log: RunLog) -> None:
     """vLLM gets the policy's weights, proven by checksums; then both must agree on log-probs before anything is trained."""
     log.note(parts.sync.describe())
     parts.sync.push(step=0)

@@ -1,0 +1,41 @@
+"""Train by each algorithm in turn in one job, where importing vLLM costs its seconds once: ``algorithms.py CASES.json``.
+
+CASES.json maps a run folder to the words of its command line: ``[CONFIG.yaml, "key=value", ...]``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from megatron_sppo.build import build, prepare
+from megatron_sppo.config.load import load_config
+from megatron_sppo.config.schema import Config
+from megatron_sppo.monitor.run_log import MainRunLog, RunLog
+from megatron_sppo.parallel import platform
+from megatron_sppo.parallel.job import Job
+from megatron_sppo.train import hand_over
+from megatron_sppo.trainer import Trainer
+
+
+def train(config: Config, world_size: int, rank: int) -> None:
+    parts = build(prepare(config, world_size), Job.colocated())
+    run_dir = Path(config.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    log = RunLog() if rank else MainRunLog(config.logging, run_dir, config.steps, 0, {})
+    with log, parts.checkpointer:
+        hand_over(parts, log)
+        Trainer(parts, log).fit(first_step=1)
+    parts.engine.close()
+
+
+def main(cases: Path) -> None:
+    rank, world_size = platform.start_distributed()
+    platform.quiet_upstream()
+    for run_dir, (config, *overrides) in json.loads(cases.read_text()).items():
+        train(load_config(Config, [Path(config)], [*overrides, f"run_dir={run_dir}"]), world_size, rank)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,115 @@
+"""Every algorithm trains the quickstart's model on its task: two ranks, real Megatron, real vLLM, three steps."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.programs import algorithms as program
+from tests.end_to_end.runs import rows
+from tests.launch import ROOT
+
+PROMPTS = 16
+# name -> (what is asked beside the name, responses per prompt that are trained on, does it have a critic)
+CASES: dict[str, tuple[tuple[str, ...], int, bool]] = {
+    "sppo": ((), 1, True),
+    "ppo": (("critic.warmup_steps=1",), 1, True),
+    "ppo_bce": (("critic.warmup_steps=0", "actor.tp=1", "actor.pp=2", "critic.tp=2"), 1, True),
+    "grpo": ((), 8, False),
+    "grpo, dynamic sampling": (("algorithm.num_samples=2", "algorithm.dynamic_sampling_rounds=3"), 2, False),
+    "rloo": (("actor.tp=1",), 5, False),
+    "remax": ((), 1, False),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(torchrun: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One folder per case. The model is the quickstart's before its warm start, so the reward is one that chance can earn."""
+    root = tmp_path_factory.mktemp("algorithms")
+    assets = root / "assets"
+    subprocess.run([sys.executable, "examples/quickstart/make_assets.py", "--output", assets], cwd=ROOT, check=True)
+    common = [
+        str(ROOT / "examples/quickstart/sppo.yaml"),
+        f"actor.path={assets}/model",
+        f"critic.path={assets}/critic",
+        f"data.train=[{assets}/train.jsonl]",
+        "reward.name=tests.end_to_end.reward_functions:even_sum",
+        *("steps=3", f"prompts_per_step={PROMPTS}", "critic.mini_batch_size=8", "rollout.max_response_tokens=24"),
+        *("validation.every=0", "validation.before_training=false", "checkpoint.every=0", "checkpoint.export_hf=false"),
+    ]
+    cases = {
+        str(root / name): [*common, f"algorithm.name={name.split(',')[0]}", f"actor.mini_batch_size={8 * samples}", *overrides]
+        for name, (overrides, samples, _) in CASES.items()
+    }
+    file = root / "cases.json"
+    file.write_text(json.dumps(cases))
+    torchrun(program.__file__, 2, [file], timeout=400)
+    return {name: root / name for name in CASES}
+
+
+def steps(runs: dict[str, Path], case: str) -> list[dict[str, Any]]:
+    found = rows(runs[case], "train")
+    assert list(found) == [1, 2, 3]
+    return list(found.values())
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_three_steps_are_sound(runs: dict[str, Path], case: str) -> None:
+    _, _, has_critic = CASES[case]
+    for number, row in enumerate(steps(runs, case), 1):
+        assert all(math.isfinite(value) for name, value in row.items() if "/" in name), row
+        assert row["mismatch/logprob_abs_max"] < 1e-3, "vLLM samples from the trainer's policy after every update"
+        learns = not (case == "ppo" and number == 1)
+        assert ("actor/grad_norm" in row) == learns
+        if learns:
+            assert row["actor/grad_norm"] > 0 and row["actor/lr"] > 0
+        assert ("critic/grad_norm" in row) == ("critic/value_mean" in row) == has_critic
+        if has_critic:
+            assert row["critic/grad_norm"] > 0
+    assert (runs[case] / "calibration.jsonl").is_file() == has_critic
+
+
+@pytest.mark.parametrize("case", ["sppo", "ppo", "ppo_bce"])
+def test_critics_begin_at_their_prior_and_learn(runs: dict[str, Path], case: str) -> None:
+    values = [row["critic/value_mean"] for row in steps(runs, case)]
+    assert values[0] == pytest.approx(0.5, abs=1e-6) and values[2] != pytest.approx(0.5, abs=1e-4)
+    loss = "critic/mse" if case == "ppo" else "critic/bce"
+    assert steps(runs, case)[0][loss] == pytest.approx(0.25 if case == "ppo" else math.log(2), abs=0.05)
+
+
+def test_credit_has_each_algorithms_mean(runs: dict[str, Path]) -> None:
+    """Group baselines cancel within a prompt; whitening over all tokens does not within a response."""
+    for row in steps(runs, "grpo"):
+        assert row["advantage/mean"] == pytest.approx(0, abs=1e-5) and row["advantage/std"] > 0.5
+    first = steps(runs, "rloo")[0]  # no KL yet: the policy is the reference
+    assert first["advantage/mean"] == pytest.approx(0, abs=1e-5) and first["actor/kl_reference"] < 0.05
+    remax = steps(runs, "remax")[0]
+    assert remax["advantage/mean"] == pytest.approx(remax["reward/mean"] - remax["reward/greedy_mean"], abs=1e-5)
+
+
+def test_every_generated_token_is_counted(runs: dict[str, Path]) -> None:
+    for case, (_, samples, _) in CASES.items():
+        for row in steps(runs, case):
+            trained = row["response/length_mean"] * PROMPTS * samples
+            if case in {"remax", "grpo, dynamic sampling"}:
+                assert row["rollout/tokens"] >= trained - 0.5
+            else:
+                assert row["rollout/tokens"] == pytest.approx(trained)
+    assert all(row["rollout/tokens"] > row["response/length_mean"] * PROMPTS for row in steps(runs, "remax")), "greedy ones too"
+
+
+def test_dynamic_sampling_trains_on_prompts_whose_responses_differ(runs: dict[str, Path]) -> None:
+    for row in steps(runs, "grpo, dynamic sampling"):
+        sampled = row["dynamic_sampling/rounds"] * PROMPTS
+        informative = row["dynamic_sampling/informative"] * sampled
+        assert row["dynamic_sampling/surplus"] - row["dynamic_sampling/filled"] == pytest.approx(informative - PROMPTS)
+        assert row["dynamic_sampling/filled"] == 0 or row["dynamic_sampling/rounds"] == 3, "no round is left out in need"
+        if not row["dynamic_sampling/filled"]:
+            assert row["advantage/std"] == pytest.approx(math.sqrt(0.5), abs=1e-3), "two responses, one right: +- 1 / sqrt(2)"

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
@@ -22,6 +23,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from megatron_sppo.config.schema import ModelConfig
+from megatron_sppo.parallel import platform
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def build_groups(layouts: list[Layout], seed: int) -> list[ModelGroups]:
     The first layout's state stays in place as Megatron's global state.
     """
     made: dict[Layout, ModelGroups] = {}
+    timeout = platform.world_timeout()
     for layout in layouts:
         if layout in made:
             continue
@@ -115,6 +118,7 @@ def build_groups(layouts: list[Layout], seed: int) -> list[ModelGroups]:
             pipeline_model_parallel_size=layout.pp,
             context_parallel_size=layout.cp,
             create_gloo_process_groups=False,
+            distributed_timeout_minutes=timeout // timedelta(minutes=1),
         )
         made[layout] = ModelGroups(layout, ProcessGroupCollection.use_mpu_process_groups(), _snapshot())
     _restore(made[layouts[0]].state)

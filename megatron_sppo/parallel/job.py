@@ -69,10 +69,13 @@ class Job:
             os.environ.update(launcher)
 
 
-def start_job(num_rollout_ranks: int = 0) -> Job:
-    """Join the launcher's job; 0 ranks = colocated. Call it once, before anything else starts ``torch.distributed``."""
+def start_job(num_rollout_ranks: int = 0, timeout: timedelta = platform.DEFAULT_TIMEOUT) -> Job:
+    """Join the launcher's job; 0 ranks = colocated. Call it once, before anything else starts ``torch.distributed``.
+
+    ``timeout`` is that of collectives within a part.
+    """
     if num_rollout_ranks == 0:
-        platform.start_distributed()
+        platform.start_distributed(timeout)
         return Job.colocated()
     platform.prepare_process()
     store, rank, size = next(iter(rendezvous("env://")))
@@ -82,7 +85,7 @@ def start_job(num_rollout_ranks: int = 0) -> Job:
     is_train = rank < num_train_ranks
     first, part_size = (0, num_train_ranks) if is_train else (num_train_ranks, num_rollout_ranks)
     part_store = dist.PrefixStore("train" if is_train else "rollout", store)
-    platform.join_world(part_store, rank - first, part_size)
+    platform.join_world(part_store, rank - first, part_size, timeout)
     host_group = _group_across_worlds("job_host", "gloo", store, rank, size)
     device_group = _group_across_worlds("job_device", "nccl", store, rank, size) if platform.is_gpu() else host_group
     return Job(rank, size, host_group, device_group, num_train_ranks, store)

@@ -16,10 +16,11 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from megatron_sppo.parallel import megatron_cpu
 
-_TIMEOUT = timedelta(minutes=30)
+DEFAULT_TIMEOUT = timedelta(minutes=30)  # of a collective: the longest that a rank waits in it for the others
 
 
 @cache
@@ -88,27 +89,34 @@ def launched_ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def start_distributed() -> tuple[int, int]:
+def start_distributed(timeout: timedelta = DEFAULT_TIMEOUT) -> tuple[int, int]:
     """Join the job that torchrun started, or become a world of one. Returns (rank, world size). Idempotent."""
     prepare_process()
     if not dist.is_initialized():
         if "RANK" not in os.environ:
             os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
-        join_world()
+        join_world(timeout=timeout)
     return dist.get_rank(), dist.get_world_size()
 
 
-def join_world(store: dist.Store | None = None, rank: int = -1, size: int = -1) -> None:
+def join_world(store: dist.Store | None = None, rank: int = -1, size: int = -1, timeout: timedelta = DEFAULT_TIMEOUT) -> None:
     """Make the default process group: the launcher's ranks, or ``size`` ranks that meet in ``store``."""
     if is_gpu():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if is_gpu() else "gloo", timeout=_TIMEOUT, store=store, rank=rank, world_size=size)
+    dist.init_process_group("nccl" if is_gpu() else "gloo", timeout=timeout, store=store, rank=rank, world_size=size)
+
+
+def world_timeout() -> timedelta:
+    """Of collectives in torch's world, as :func:`join_world` was told; other groups of the run take it over."""
+    kind = torch.device("cuda" if is_gpu() else "cpu")
+    timeout: timedelta = distributed_c10d._get_default_group()._get_backend(kind).options._timeout
+    return timeout
 
 
 @cache
 def host_group() -> dist.ProcessGroup:
     """A world group over host memory (gloo), for metadata and small results. Collective on first call."""
-    return dist.new_group(backend="gloo", timeout=_TIMEOUT) if is_gpu() else dist.group.WORLD
+    return dist.new_group(backend="gloo", timeout=world_timeout()) if is_gpu() else dist.group.WORLD
 
 
 def quiet_upstream() -> None:

@@ -27,6 +27,7 @@ class Mistake:
     subcommand: str = "train"
 
 
+MINUTES = 7
 WHOLE_BATCH = "actor.mini_batch_size=0 critic.mini_batch_size=0"
 MISTAKES = {
     "misspelt key": Mistake("rollout.temprature=1", "rollout.temprature", "command line", "did you mean rollout.temperature?"),
@@ -97,6 +98,7 @@ MISTAKES = {
     "greedy training": Mistake("rollout.temperature=0", "rollout.temperature", "0.0", "set rollout.temperature=0.6"),
     "certain prior": Mistake("critic.prior=1.0", "critic.prior", "1.0", "set critic.prior=0.5"),
     "no steps": Mistake("steps=0", "steps", "0", "set steps=1"),
+    "no time to wait": Mistake("collective_timeout_minutes=0", "collective_timeout_minutes", "0", "_minutes=30"),
     "batch that does not divide": Mistake("actor.mini_batch_size=3", "actor.mini_batch_size", "3", "set actor.mini_batch_size=2"),
     "idle replicas": Mistake("critic.mini_batch_size=1", "critic.mini_batch_size", "1", "to 2 or more", world_size=2),
     "too few ranks": Mistake("actor.tp=2", "actor.tp", "2", "--nproc 2 say, or lower actor.tp"),
@@ -156,7 +158,9 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
     cases = {}
     for number, (name, mistake) in enumerate(MISTAKES.items()):
         config = folder / ("sft.yaml" if mistake.subcommand == "sft" else "config.yaml")
-        words = mistake.overrides.replace("DIR", str(folder)).split(" ")
+        words = [*mistake.overrides.replace("DIR", str(folder)).split(" ")]
+        if mistake.subcommand == "train" and not mistake.overrides.startswith("collective"):
+            words.append(f"collective_timeout_minutes={MINUTES}")
         words = words if mistake.overrides.startswith("run_dir=") else [f"run_dir={folder / f'run{number}'}", *words]
         cases[name] = {"command": [mistake.subcommand, str(config), *words], "world_size": mistake.world_size}
     (folder / "cases.json").write_text(json.dumps(cases))
@@ -179,6 +183,10 @@ def test_nothing_was_written_for_a_mistake(folder: Path, results: dict[str, dict
     """The run folder appears with the first words of a run, after the last check and before the first model."""
     assert len(results) == len(MISTAKES)
     assert list(folder.glob("run*")) == []
+
+
+def test_the_first_run_of_a_process_sets_the_time_to_wait_for_others(results: dict[str, dict[str, Any]]) -> None:
+    assert list(results.values())[-1]["timeout_minutes"] == MINUTES
 
 
 def test_a_mistake_is_told_within_seconds(results: dict[str, dict[str, Any]]) -> None:

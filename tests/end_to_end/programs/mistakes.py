@@ -11,21 +11,26 @@ import io
 import json
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+import torch.distributed as dist
 
 from megatron_sppo import cli
 from megatron_sppo.build import prepare
 from megatron_sppo.config.load import load_config
 from megatron_sppo.config.schema import Config
 from megatron_sppo.errors import UserError
+from megatron_sppo.parallel import platform
 
 
 def make(case: dict[str, Any]) -> dict[str, Any]:
     stderr, started = io.StringIO(), time.perf_counter()
     with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(io.StringIO()):
         code = cli.main(case["command"]) if case["world_size"] == 1 else prepared(case["command"], case["world_size"])
-    return {"code": code, "stderr": stderr.getvalue(), "seconds": time.perf_counter() - started}
+    seconds, timeout = time.perf_counter() - started, platform.world_timeout() if dist.is_initialized() else timedelta()
+    return {"code": code, "stderr": stderr.getvalue(), "seconds": seconds, "timeout_minutes": timeout / timedelta(minutes=1)}
 
 
 def prepared(command: list[str], world_size: int) -> int:

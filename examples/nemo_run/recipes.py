@@ -31,6 +31,38 @@ def sppo_r1_7b_small_critic(words: Words, code: str) -> run.Script:
     return _example("sppo_r1_7b_small_critic", words, code)
 
 
+def grpo_r1_1_5b(words: Words, code: str) -> run.Script:
+    return _example("grpo_r1_1_5b", words, code)
+
+
+def grpo_r1_7b(words: Words, code: str) -> run.Script:
+    return _example("grpo_r1_7b", words, code)
+
+
+def ppo_r1_1_5b(words: Words, code: str) -> run.Script:
+    return _example("ppo_r1_1_5b", words, code)
+
+
+def ppo_r1_7b(words: Words, code: str) -> run.Script:
+    return _example("ppo_r1_7b", words, code)
+
+
+def rloo_r1_1_5b(words: Words, code: str) -> run.Script:
+    return _example("rloo_r1_1_5b", words, code)
+
+
+def rloo_r1_7b(words: Words, code: str) -> run.Script:
+    return _example("rloo_r1_7b", words, code)
+
+
+def remax_r1_1_5b(words: Words, code: str) -> run.Script:
+    return _example("remax_r1_1_5b", words, code)
+
+
+def remax_r1_7b(words: Words, code: str) -> run.Script:
+    return _example("remax_r1_7b", words, code)
+
+
 def sppo_qwen3_8b(words: Words, code: str) -> run.Script:
     return _example("sppo_qwen3_8b", words, code)
 
@@ -51,6 +83,14 @@ RECIPES = {
     "sppo_r1_1_5b": Recipe(sppo_r1_1_5b, 1, 4),
     "sppo_r1_7b": Recipe(sppo_r1_7b, 1, 4),
     "sppo_r1_7b_small_critic": Recipe(sppo_r1_7b_small_critic, 1, 4),
+    "grpo_r1_1_5b": Recipe(grpo_r1_1_5b, 1, 4),
+    "grpo_r1_7b": Recipe(grpo_r1_7b, 1, 4),
+    "ppo_r1_1_5b": Recipe(ppo_r1_1_5b, 1, 4),
+    "ppo_r1_7b": Recipe(ppo_r1_7b, 1, 4),
+    "rloo_r1_1_5b": Recipe(rloo_r1_1_5b, 1, 4),
+    "rloo_r1_7b": Recipe(rloo_r1_7b, 1, 4),
+    "remax_r1_1_5b": Recipe(remax_r1_1_5b, 1, 4),
+    "remax_r1_7b": Recipe(remax_r1_7b, 1, 4),
     "sppo_qwen3_8b": Recipe(sppo_qwen3_8b, 4, 8),
     "sppo_qwen25_32b": Recipe(sppo_qwen25_32b, 8, 8),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.plan.assumptions import GB, Assumptions
 from megatron_sppo.plan.changes import Change, fits
 from megatron_sppo.plan.memory import Memory
@@ -35,7 +36,7 @@ def advice(memory: Memory, times: Times, push: Push, assumptions: Assumptions) -
 
 def _key_value_cache(memory: Memory) -> Iterator[str]:
     setup, engine = memory.setup, memory.engine
-    share = -(-setup.num_responses * setup.config.rollout.tp // setup.rollout_ranks)
+    share = -(-setup.num_sampled * setup.config.rollout.tp // setup.rollout_ranks)
     wanted = min(setup.config.rollout.max_num_seqs, share)
     held = engine.sequences(setup.longest)
     if held < 1 or held >= TOO_FEW_SEQUENCES * wanted:
@@ -52,10 +53,9 @@ def _key_value_cache(memory: Memory) -> Iterator[str]:
 
 
 def _cuts(setup: Setup, assumptions: Assumptions) -> Iterator[str]:
-    for name, hf in (("actor", setup.actor), ("critic", setup.critic)):
+    for name in setup.trained:
+        hf: HFModelConfig = getattr(setup, name)
         tp = getattr(setup.config, name).tp
-        if name == "critic" and not setup.uses_critic:
-            continue
         smallest = next((n for n in range(1, tp) if tp % n == 0 and fits(setup, _tp(setup, name, n), assumptions)), tp)
         if smallest < tp:
             yield (
@@ -72,7 +72,7 @@ def _tp(setup: Setup, name: str, tp: int) -> Change:
 
 
 def _recomputation(setup: Setup, assumptions: Assumptions) -> Iterator[str]:
-    for name in ("actor", "critic"):
+    for name in setup.trained:
         change = Change(((f"{name}.recompute", "none"),))
         if getattr(setup.config, name).recompute == "full" and fits(setup, change, assumptions):
             yield f"{name}.recompute=full computes every layer once more though its activations would fit: set {change}"
@@ -80,7 +80,7 @@ def _recomputation(setup: Setup, assumptions: Assumptions) -> Iterator[str]:
 
 def _across_nodes(setup: Setup, push: Push) -> Iterator[str]:
     per_node = setup.machines.gpus_per_node
-    sizes = {"actor.tp": setup.config.actor.tp, "critic.tp": setup.config.critic.tp, "rollout.tp": setup.config.rollout.tp}
+    sizes = {f"{name}.tp": getattr(setup.config, name).tp for name in (*setup.trained, "rollout")}
     for key, tp in sizes.items():
         if per_node % tp and setup.machines.nodes > 1:
             yield (
@@ -107,8 +107,9 @@ def _second_copy(memory: Memory, push: Push) -> Iterator[str]:
 
 
 def _bubbles(setup: Setup, times: Times) -> Iterator[str]:
-    for name, mean in (("actor", times.prompt + times.response), ("critic", times.prompt)):
-        model = getattr(setup.config, name)
+    for name in setup.trained:
+        model, reads_prompt = getattr(setup.config, name), name == "critic" and not setup.critic_reads_responses
+        mean = times.prompt if reads_prompt else times.prompt + times.response
         share = times.bubble(model, mean)
         if share > TOO_MUCH_BUBBLE:
             yield (

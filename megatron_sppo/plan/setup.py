@@ -81,6 +81,16 @@ class Setup:
         )
 
     @property
+    def trained(self) -> tuple[str, ...]:
+        """Sections of the config whose models exist."""
+        return ("actor", "critic") if self.uses_critic else ("actor",)
+
+    @property
+    def num_sampled(self) -> int:
+        """Responses of a step that vLLM generates: those that are trained on, and greedy ones."""
+        return self.config.prompts_per_step * build_algorithm(self.config).sampling(1).responses_per_prompt
+
+    @property
     def num_responses(self) -> int:
         return self.config.prompts_per_step * self.config.algorithm.num_samples
 

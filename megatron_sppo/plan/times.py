@@ -83,7 +83,7 @@ class Times:
     @property
     def _share(self) -> float:
         """Responses of one engine."""
-        return self.setup.num_responses * self.setup.config.rollout.tp / self.setup.rollout_ranks
+        return self.setup.num_sampled * self.setup.config.rollout.tp / self.setup.rollout_ranks
 
     @property
     def running(self) -> int:
@@ -101,7 +101,7 @@ class Times:
         return max(reading, flops / (a.decode_flops * gpu.bf16_flops)) + latency
 
     def _prefill(self) -> float:
-        flops = forward_flops(self.setup.actor, self.setup.num_responses * self.prompt, self.prompt)
+        flops = forward_flops(self.setup.actor, self.setup.num_sampled * self.prompt, self.prompt)
         return self._spread(flops, self.assumptions.forward_flops, self.setup.rollout_ranks)
 
     def _wake(self) -> float:

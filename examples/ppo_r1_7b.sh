@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# PPO with a token-level critic, on DeepSeek-R1-Distill-Qwen-7B and DAPO-17k: the paper's fig. 16. Started either way, on every node:
+#   bash examples/ppo_r1_7b.sh [key=value ...]
+#   torchrun --nnodes 1 --nproc-per-node 4 examples/ppo_r1_7b.sh [key=value ...]
+""":"  # To bash this line is the command ":", which does nothing. To Python it opens a string, which ends two lines below.
+exec bash "$(dirname "$0")/launch.sh" "$0" "$@"  # bash goes no further: torchrun starts Python on this very file
+"""
+if __name__ == "__main__":
+    from launch import train
+
+    train("configs/ppo_r1_7b.yaml")

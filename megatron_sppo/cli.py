@@ -195,6 +195,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from megatron_sppo.config.schema import Config
 
     config = load_config(Config, [arguments.config], arguments.overrides)
+    _check_releases()
     if arguments.nproc is not None:
         command = ["train", str(arguments.config), *arguments.overrides]
         num_train_ranks = arguments.nproc - num_rollout_ranks(config) if num_rollout_ranks(config) else 0
@@ -216,6 +217,7 @@ def _sft(arguments: argparse.Namespace) -> int:
     from megatron_sppo.config.schema import SFTConfig
 
     config = load_config(SFTConfig, [arguments.config], arguments.overrides)
+    _check_releases()
     if arguments.nproc is not None:
         command = ["sft", str(arguments.config), *arguments.overrides]
         return _launch(arguments.nproc, command, lambda: arithmetic.check_sft(config, arguments.nproc, "cpu"))
@@ -229,6 +231,7 @@ def _check(arguments: argparse.Namespace) -> int:
     if min(arguments.tp, arguments.pp) < 1:
         raise UserError(f"--tp {arguments.tp} --pp {arguments.pp} must both be at least 1: use --tp 1 --pp 1")
     ranks = arguments.tp * arguments.pp
+    _check_releases()
     if ranks > 1 and "RANK" not in os.environ:
         flags = ["--tp", str(arguments.tp), "--pp", str(arguments.pp), "--dtype", arguments.dtype]
         return _launch(ranks, ["check", "--model", arguments.model, *flags, *(["--json"] if arguments.json else [])])
@@ -241,6 +244,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     from megatron_sppo.evaluation.arguments import config_of, words_of
 
     config = config_of(arguments)
+    _check_releases()
     from megatron_sppo.evaluation.run import main as evaluate
     from megatron_sppo.evaluation.run import prepare
     from megatron_sppo.evaluation.sampling import needs_export
@@ -256,6 +260,7 @@ def _eval(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     if arguments.tp < 1:
         raise UserError(f"--tp {arguments.tp} exports nothing: use --tp 1 or more")
+    _check_releases()
     if arguments.tp > 1 and "RANK" not in os.environ:
         output = ["--output", str(arguments.output)] if arguments.output else []
         return _launch(arguments.tp, ["export", str(arguments.checkpoint), "--tp", str(arguments.tp), *output])
@@ -295,6 +300,17 @@ def _yaml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) or "''"
+
+
+def _check_releases() -> None:
+    """UserError for a Megatron-core or a vLLM that cannot work, a warning for one that nobody has tried. Imports neither."""
+    from megatron_sppo.parallel import megatron_versions
+    from megatron_sppo.rollout import vllm_versions
+
+    warnings = (megatron_versions.check_installed(), vllm_versions.check_installed())
+    if "RANK" not in os.environ:  # under a launcher each rank would say it
+        for warning in filter(None, warnings):
+            print(f"megatron-sppo: warning: {warning}", file=sys.stderr, flush=True)
 
 
 # --- ranks ------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.validation import StrictHandling
 
 from megatron_sppo.models.engine import MegatronEngine
+from megatron_sppo.parallel import megatron_versions
 
 _FORMAT = {
     "singleton_local_shards": False,
@@ -54,15 +55,16 @@ def plan_save(engine: MegatronEngine, folder: Path) -> AsyncRequest:
     """What is to be written into the empty ``folder``; its tensors may still be the engine's own. Collective."""
     with engine.groups.active(), torch.no_grad(), _nothing_to_reimport():
         state = _state(engine, is_loading=False)
-        return dist_checkpointing.save(state, str(folder), async_sharded_save=True, content_metadata=dict(_FORMAT))
+        return dist_checkpointing.save(
+            state, str(folder), async_sharded_save=True, content_metadata=dict(_FORMAT), **megatron_versions.save_arguments()
+        )
 
 
 def in_one_process(requests: Sequence[AsyncRequest]) -> AsyncRequest:
     """One request whose single process makes the writes of all, in order.
 
-    Upstream (0.16.1) hands all results of a rank back through one queue that does not say whose they are: of two requests in
-    flight, the one that ends first is taken for the one that was scheduled first, and the checkpoint's index names the
-    wrong files.
+    Upstream hands all results of a rank back through one queue that does not say whose they are: of two requests in flight, the
+    one that ends first is taken for the one that was scheduled first, and the checkpoint's index names the wrong files.
     """
     jobs: list[_Job] = []
     for request in requests:

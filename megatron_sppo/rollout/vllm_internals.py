@@ -1,4 +1,7 @@
-"""The only file that reaches below vLLM's public interface (proven with vLLM 0.32). Imported after the environment is set.
+"""The only file that reaches below vLLM's public interface. Imported after the environment is set.
+
+Proven with vLLM 0.32; which releases are let in at all is in ``vllm_versions.py``. A symbol that a release lacks is an error that
+names it, before a weight is written.
 
 Four changes. Everywhere:
 
@@ -41,7 +44,7 @@ def _symbol(module: str, path: str) -> Any:
         for name in path.split("."):
             found = getattr(found, name)
     except (ImportError, AttributeError) as error:
-        message = f"vLLM {vllm.__version__} has no {module}.{path}, which rollouts rely on; use vLLM 0.32."
+        message = f"vLLM {vllm.__version__} has no {module}.{path}, which rollouts rely on: use vLLM 0.32, which is tested."
         raise RuntimeError(message) from error
     return found
 

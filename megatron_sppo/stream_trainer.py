@@ -55,7 +55,7 @@ class StreamTrainer(Trainer):
         if learns:
             with clock.phase("reshard"):
                 push_metrics = parts.sync.push(step)
-        self.log.calibration(step, calibration_columns(drawn, rollouts, values, graded.rewards))
+        self.log.calibration(step, calibration_columns(drawn, rollouts, values, graded.rewards, credit.actor.advantages))
         return {
             **drawn.metrics,
             **graded.metrics(),

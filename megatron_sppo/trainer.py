@@ -104,7 +104,7 @@ class Trainer:
         if learns:
             with clock.phase("reshard"):
                 push_metrics = parts.sync.push(step)
-        self.log.calibration(step, calibration_columns(got.drawn, rollouts, values, rewards_B))
+        self.log.calibration(step, calibration_columns(got.drawn, rollouts, values, rewards_B, credit.actor.advantages))
         return {
             **got.metrics,
             **rollout_metrics(rollouts, rewards_B, values, credit.actor.advantages, old_logprobs),
@@ -209,16 +209,17 @@ def value_metrics(rewards_B: Tensor, values: Ragged) -> dict[str, float]:
     }
 
 
-def calibration_columns(drawn: Drawn, rollouts: Rollouts, values: Ragged, rewards_B: Tensor) -> dict[str, Sequence[str | float]]:
-    """What V said and what came of it, per response; with the probability of its prompt to be drawn. Empty without a critic."""
+def calibration_columns(
+    drawn: Drawn, rollouts: Rollouts, values: Ragged, rewards_B: Tensor, advantages: Ragged
+) -> dict[str, Sequence[str | float | None]]:
+    """What V said, what came of it and what was made of that, per response; with the probability of its prompt to be drawn."""
     values_B = prompt_values(values)
-    if not len(values_B):
-        return {}
     return {
         "prompt": [rollouts.prompts.ids[index] for index in rollouts.prompt_index_B.tolist()],
         "probability": drawn.probability_P[rollouts.prompt_index_B].tolist(),
-        "value": values_B.tolist(),
+        "value": values_B.tolist() if len(values_B) else [None] * len(rollouts),  # None: no critic
         "reward": rewards_B.tolist(),
+        "advantage": (advantages.row_sums() / advantages.lengths).tolist(),  # mean over the response's tokens
     }
 
 

@@ -41,7 +41,7 @@ class RunLog:
 
     def train(self, step: int, metrics: Mapping[str, float]) -> None: ...
     def validation(self, step: int, results: Sequence[Validated]) -> None: ...
-    def calibration(self, step: int, columns: Mapping[str, Sequence[str | float]]) -> None: ...
+    def calibration(self, step: int, columns: Mapping[str, Sequence[str | float | None]]) -> None: ...
 
 
 class MainRunLog(RunLog):
@@ -85,9 +85,7 @@ class MainRunLog(RunLog):
         self._samples.write(sample for result in results for sample in result.samples)
         self._line.validation(step, merged)
 
-    def calibration(self, step: int, columns: Mapping[str, Sequence[str | float]]) -> None:
-        """One row per response; no file where there is nothing to write."""
-        if not columns:
-            return
+    def calibration(self, step: int, columns: Mapping[str, Sequence[str | float | None]]) -> None:
+        """One row per response."""
         for row in zip(*columns.values(), strict=True):
             self._calibration.append({"step": step, **dict(zip(columns, row, strict=True))})

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from megatron_sppo.monitor.jsonl import read_jsonl
 from tests.end_to_end.programs import algorithms as program
 from tests.end_to_end.runs import rows
 from tests.launch import ROOT
@@ -73,7 +74,9 @@ def test_three_steps_are_sound(runs: dict[str, Path], case: str) -> None:
         assert ("critic/grad_norm" in row) == ("critic/value_mean" in row) == has_critic
         if has_critic:
             assert row["critic/grad_norm"] > 0
-    assert (runs[case] / "calibration.jsonl").is_file() == has_critic
+    written = read_jsonl(runs[case] / "calibration.jsonl")
+    assert len(written) == 3 * PROMPTS * CASES[case][1]
+    assert all((row["value"] is None) != has_critic and math.isfinite(row["advantage"]) for row in written)
 
 
 @pytest.mark.parametrize("case", ["sppo", "ppo", "ppo_bce"])

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from megatron_sppo import __version__
 from megatron_sppo.errors import ParityError, UserError, WeightMismatch
@@ -39,12 +39,6 @@ example:
   megatron-sppo check --model models/Qwen2.5-0.5B --tp 2 --dtype fp32
 
 Starts tp x pp ranks itself; exit code 1 when the three disagree by more than the dtype allows."""
-
-REPORT_EXAMPLE = """\
-example:
-  megatron-sppo report runs/quickstart
-
-Works on a run that is still going, too."""
 
 EXPORT_EXAMPLE = """\
 example:
@@ -96,9 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     _add_run(commands, "sft", "fine-tune on prompt/response pairs: the warm start of a policy", SFT_EXAMPLE, _sft)
     _add_check(commands)
-    report = _add(commands, "report", "draw a run: a self-contained report.html and its plots", REPORT_EXAMPLE, _report)
-    report.add_argument("run_dir", metavar="RUN_DIR", type=Path, help="folder with metrics.jsonl")
-    report.add_argument("--title", help="heading of the report (default: the folder's name)")
+    _add_report(commands)
     _add_export(commands)
     _add_data(commands)
     _add_eval(commands)
@@ -157,6 +149,13 @@ def _add_export(commands: Commands) -> None:
     )
     parser.add_argument("--output", metavar="DIR", type=Path, help="default: hf inside the checkpoint's folder")
     parser.add_argument("--tp", metavar="N", type=int, default=1, help="ranks that share the model on the way (default: 1)")
+
+
+def _add_report(commands: Commands) -> None:
+    from megatron_sppo.analysis import command
+
+    summary = "draw a run as one page; or several runs as the paper's figures, with their numbers"
+    command.add_arguments(_add(commands, "report", summary, command.EXAMPLE, _report))
 
 
 def _add_data(commands: Commands) -> None:
@@ -271,10 +270,14 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from megatron_sppo.analysis.report import write_report
+    from megatron_sppo.analysis.command import run
 
-    print(write_report(arguments.run_dir, arguments.title or arguments.run_dir.resolve().name))
-    return 0
+    def plan(*words: Any) -> Any:
+        from megatron_sppo.plan.phases import planned
+
+        return planned(*words)
+
+    return run(arguments, plan)
 
 
 def _grade(arguments: argparse.Namespace) -> int:

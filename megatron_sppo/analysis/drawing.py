@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
@@ -50,10 +51,10 @@ def finish(axes: Axes, x_label: str, y_label: str, legend: bool = True) -> bool:
     return True
 
 
-def legend_beside(axes: Axes, title: str = "") -> None:
-    """To the right of the axes, in the order in which lines were drawn."""
+def legend_beside(axes: Axes, *, reverse: bool = False) -> None:
+    """To the right of the axes, in the order in which things were drawn."""
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=9, title=title, alignment="left")
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.45), frameon=False, fontsize=9, reverse=reverse)
 
 
 def moving_mean(values: Sequence[float], window: int) -> list[float]:
@@ -72,8 +73,10 @@ def words(text: str) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    """In 256 colours, a third of the bytes that nobody tells from all colours."""
+    drawn, buffer = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
     return buffer.getvalue()
 
 

@@ -41,10 +41,22 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Credit:
+    """The advantage that each response was trained with (mean over its tokens), and what it came from."""
+
+    steps: tuple[int, ...]
+    prompts: tuple[str, ...]
+    values: tuple[float, ...]  # V of the prompt or before the first response token; NaN without a critic
+    rewards: tuple[float, ...]
+    advantages: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Run:
     series: Mapping[str, Series]
     validations: Mapping[str, tuple[Accuracy, ...]]  # "arith avg@8" -> in order of steps
     calibration: Calibration
+    credit: Credit
     summary: Mapping[str, Any]
 
     def named(self, names: Sequence[str]) -> dict[str, Series]:
@@ -60,10 +72,14 @@ def read_run(run_dir: Path) -> Run:
     rows = read_jsonl(path)
     if not rows:
         raise UserError(f"{path} is empty: give the run_dir of a run that has finished at least one step")
+    if not all(isinstance(row, dict) and isinstance(row.get("step"), int) and "kind" in row for row in rows):
+        raise UserError(f"{path} has rows without `step` and `kind`, so no run wrote it: give a run_dir of `megatron-sppo train`")
+    responses = read_jsonl(run_dir / "calibration.jsonl")
     return Run(
         series=_series([row for row in rows if row["kind"] == "train"]),
         validations=_validations([row for row in rows if row["kind"] == "validation"]),
-        calibration=_calibration(run_dir / "calibration.jsonl"),
+        calibration=_calibration([row for row in responses if row["value"] is not None]),
+        credit=_credit([row for row in responses if row.get("advantage") is not None]),
         summary=_summary(run_dir / "summary.json"),
     )
 
@@ -93,12 +109,21 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _calibration(path: Path) -> Calibration:
-    rows = read_jsonl(path)
+def _calibration(rows: Sequence[Mapping[str, Any]]) -> Calibration:
     return Calibration(
         steps=tuple(row["step"] for row in rows),
         values=tuple(row["value"] for row in rows),
         rewards=tuple(row["reward"] for row in rows),
+    )
+
+
+def _credit(rows: Sequence[Mapping[str, Any]]) -> Credit:
+    return Credit(
+        steps=tuple(row["step"] for row in rows),
+        prompts=tuple(row["prompt"] for row in rows),
+        values=tuple(_number(row["value"]) for row in rows),
+        rewards=tuple(row["reward"] for row in rows),
+        advantages=tuple(row["advantage"] for row in rows),
     )
 
 

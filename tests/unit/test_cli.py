@@ -88,7 +88,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[
 
 
 def test_unknown_words_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["report", "a", "b"], ["train", "a.yaml", "--nprocs=2", "steps=1"], []):
+    for arguments in (["export", "a", "b"], ["train", "a.yaml", "--nprocs=2", "steps=1"], []):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2

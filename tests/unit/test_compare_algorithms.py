@@ -1,0 +1,54 @@
+"""The comparison of algorithms: its configs, and that it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_sppo.config.arithmetic import check, mini_batch_size
+from megatron_sppo.config.load import load_config
+from megatron_sppo.config.schema import Config
+
+FOLDER = Path(__file__).resolve().parents[2] / "examples" / "compare_algorithms"
+METHODS = ("sppo", "grpo", "ppo", "ppo_bce", "rloo", "remax")
+
+
+def config(method: str) -> Config:
+    return load_config(
+        Config, [FOLDER / f"{method}.yaml"], ["actor.path=a", "critic.path=c", "data.train=[t]", "data.validation=[v]"]
+    )
+
+
+def test_there_is_a_file_for_each_method() -> None:
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*METHODS, "base"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_differ_in_nothing_that_is_not_theirs(method: str) -> None:
+    ours, reference = config(method), config("sppo")
+    assert check(ours, 2, "cpu") == []
+    assert ours.algorithm.name == method
+    assert (ours.prompts_per_step, ours.actor.optimizer, ours.rollout) == (128, reference.actor.optimizer, reference.rollout)
+    num_responses = ours.prompts_per_step * ours.algorithm.num_samples
+    assert num_responses // mini_batch_size(ours.actor, num_responses) == 2, "optimizer steps per step"
+    assert (ours.algorithm.clip_low, ours.algorithm.clip_high, ours.algorithm.aggregation) == (0.2, 0.2, "token-mean")
+    assert ours.critic.optimizer.lr == reference.critic.optimizer.lr or method in {"grpo", "rloo", "remax"}
+    assert ours.steps % ours.validation.every == 0, "the last step is measured"
+
+
+def left(out: Path) -> list[str]:
+    words = ["--out", str(out), "--methods", "sppo", "grpo", "--seeds", "1", "2", "--dry-run", "logging.tensorboard=true"]
+    done = subprocess.run([sys.executable, FOLDER / "compare.py", *words], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    everything = left(tmp_path)
+    assert len(everything) == 2 * (2 + 2) + 1 and " report " in everything[-1]
+    assert sum(" train " in line and "logging.tensorboard=true" in line for line in everything) == 4
+    (tmp_path / "grpo" / "seed_1").mkdir(parents=True)
+    (tmp_path / "grpo" / "seed_1" / "train_summary.json").touch()
+    assert [line for line in everything if line not in left(tmp_path)] == [everything[3]] and "grpo.yaml" in everything[3]

@@ -17,11 +17,11 @@ class Bound:
     key: str
     holds: Callable[[Any], bool]
     wanted: str  # completes "<key>=<value> must be ..."
-    fix: str  # completes "set <key>=..."
+    fix: str = ""  # completes "set <key>=..."; empty: the default
 
 
 def at_least(least: float, *keys: str) -> tuple[Bound, ...]:
-    return tuple(Bound(key, lambda value: value >= least, f"at least {least}", str(max(least, 1))) for key in keys)
+    return tuple(Bound(key, lambda value: value >= least, f"at least {least}") for key in keys)
 
 
 def _optimizer(section: str) -> tuple[Bound, ...]:
@@ -109,4 +109,5 @@ def check_bounds(config: Any, bounds: Sequence[Bound]) -> None:
     for bound in bounds:
         value = attrgetter(bound.key)(config)
         if not bound.holds(value):
-            raise UserError(f"{bound.key}={value} must be {bound.wanted}: set {bound.key}={bound.fix}")
+            fix = bound.fix or attrgetter(bound.key)(type(config)())
+            raise UserError(f"{bound.key}={value} must be {bound.wanted}: set {bound.key}={fix}")

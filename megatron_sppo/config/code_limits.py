@@ -30,7 +30,9 @@ class CodeLimits:
         for spec in fields(self):
             value, least = getattr(self, spec.name), MINIMA.get(spec.name)
             if least is not None and not value >= least:
-                raise UserError(f"reward.code.{spec.name}={value} is too small; give at least {least}.")
+                raise UserError(
+                    f"reward.code.{spec.name}={value} must be at least {least}: set reward.code.{spec.name}={spec.default}"
+                )
 
 
 MINIMA = {

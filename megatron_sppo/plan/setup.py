@@ -14,6 +14,7 @@ from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.plan.machines import Machines
 from megatron_sppo.plan.shapes import model_shape
 from megatron_sppo.reshard.declared import Cluster, check_divides
+from megatron_sppo.rewards.load import check_names
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Setup:
         """Raises UserError for what could not run, in the words that `train` would use."""
         world_size = machines.world_size
         arithmetic.check(config, world_size, "gpu")  # what needs no model first
+        check_names(config.reward)
         actor, actor_origin = model_shape(config.actor.path, "actor.path")
         critic, critic_origin = model_shape(config.critic.path or config.actor.path, "critic.path")
         algorithm = build_algorithm(config)

@@ -13,11 +13,17 @@ from megatron_sppo.rewards.boxed import BoxedExact, BoxedNumeric
 from megatron_sppo.rewards.checked import CheckedReward
 from megatron_sppo.rewards.code.reward import CodeReward
 from megatron_sppo.rewards.format import FormatReward
-from megatron_sppo.rewards.learned import RewardModel
 from megatron_sppo.rewards.length import LengthPenalty
 from megatron_sppo.rewards.math.reward import MathReward, Reasoning360Reward
 from megatron_sppo.rewards.mixture import BySource, Term, WeightedSum, heaviest_term, parse_terms
 from megatron_sppo.rewards.protocol import Reward
+
+
+def _reward_model(config: RewardConfig) -> Reward:
+    from megatron_sppo.rewards.learned import RewardModel  # here: it imports transformers, which `plan` does without
+
+    return RewardModel(config.model)
+
 
 REWARDS: dict[str, Callable[[RewardConfig], Reward]] = {
     "math": lambda config: MathReward(),
@@ -25,7 +31,7 @@ REWARDS: dict[str, Callable[[RewardConfig], Reward]] = {
     "boxed_exact": lambda config: BoxedExact(),
     "boxed_numeric": lambda config: BoxedNumeric(),
     "code": lambda config: CodeReward(config.code),
-    "model": lambda config: RewardModel(config.model),
+    "model": _reward_model,
     "format": lambda config: FormatReward(),
 }
 MATH_GRADERS = ("math", "math_reasoning360", "boxed_exact", "boxed_numeric")
@@ -72,11 +78,25 @@ def _one(config: RewardConfig, knob: str, name: str) -> Reward:
     return factory(config) if factory is not None else import_reward(knob, name)
 
 
-def import_reward(knob: str, name: str) -> Reward:
-    """``package.module:attribute``: a function, a callable object, or a class that is made without arguments."""
+def check_names(config: RewardConfig) -> None:
+    """UserError for a reward that is neither known nor an import path; imports and builds nothing."""
+    by_source = [("reward.by_source", _pattern_and_expression(entry)[1]) for entry in config.by_source]
+    for knob, expression in (("reward.name", config.name), *by_source):
+        for term in parse_terms(knob, expression):
+            if term.name not in REWARDS:
+                _import_path(knob, term.name)
+
+
+def _import_path(knob: str, name: str) -> tuple[str, str]:
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
         raise UserError(f"{knob}={name!r} is neither {' nor '.join(REWARDS)} nor an import path; write package.module:attribute.")
+    return module_name, attribute
+
+
+def import_reward(knob: str, name: str) -> Reward:
+    """``package.module:attribute``: a function, a callable object, or a class that is made without arguments."""
+    module_name, attribute = _import_path(knob, name)
     try:
         found: Any = getattr(importlib.import_module(module_name), attribute, None)
     except ImportError as error:

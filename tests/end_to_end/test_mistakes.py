@@ -1,4 +1,8 @@
-"""Each mistake of a user ends before a model is built, with exit code 2 and one sentence: the knob, its value, the fix."""
+"""Each mistake of a user ends before a model is built, with exit code 2 and one sentence: the knob, its value, the fix.
+
+Here are those that are found in files (models, tokenizers, data, rewards, checkpoints) by `train` and `sft` themselves; what a
+config alone gets wrong is in tests/unit/test_wrong_configs.py.
+"""
 
 from __future__ import annotations
 
@@ -31,19 +35,10 @@ MINUTES = 7
 WHOLE_BATCH = "actor.mini_batch_size=0 critic.mini_batch_size=0"
 MISTAKES = {
     "misspelt key": Mistake("rollout.temprature=1", "rollout.temprature", "command line", "did you mean rollout.temperature?"),
-    "misspelt section": Mistake("criticc.tp=2", "criticc.tp", "command line", "did you mean critic.tp?"),
-    "section as a value": Mistake("actor=2", "actor=", "2", "actor.<key>=<value>"),
-    "wrong type": Mistake("steps=many", "steps", "many", "write a whole number"),
-    "fraction for a count": Mistake("actor.tp=1.5", "actor.tp", "1.5", "write a whole number"),
-    "word for a flag": Mistake("data.shuffle=maybe", "data.shuffle", "maybe", "write true or false"),
-    "not a choice": Mistake("actor.dtype=fp8", "actor.dtype", "fp8", "pick one of auto, fp32, bf16"),
-    "unknown algorithm": Mistake("algorithm.name=ppoo", "algorithm.name", "ppoo", "pick one of sppo"),
-    "no model": Mistake("actor.path=", "actor.path", "empty", "set actor.path=<HF model folder>"),
     "missing model folder": Mistake("actor.path=DIR/gone", "actor.path", "DIR/gone", "point it at an HF model folder"),
     "missing critic folder": Mistake("critic.path=DIR/gone", "critic.path", "DIR/gone", "point it at an HF model folder"),
     "unknown family": Mistake("actor.path=DIR/llama", "actor.path", "'llama'", "supported are qwen2, qwen3"),
     "critic of a smaller vocabulary": Mistake("critic.path=DIR/few_words", "critic.path", "DIR/few_words", "same tokenizer"),
-    "no data": Mistake("data.train=[]", "data.train", "empty", "set data.train=<file.jsonl or file.parquet>"),
     "missing data file": Mistake("data.train=[DIR/gone.jsonl]", "data.train", "gone.jsonl", "correct the path"),
     "missing benchmark": Mistake("data.validation=[DIR/gone.parquet]", "data.validation", "gone.parquet", "correct the path"),
     "unknown kind of file": Mistake("data.train=[DIR/rows.csv]", "data.train", "rows.csv", "convert it"),
@@ -58,57 +53,19 @@ MISTAKES = {
     "missing reward module": Mistake("reward.name=no_such_package:f", "reward.name", "no_such_package:f", "correct it or add"),
     "missing reward function": Mistake("reward.name=math:no_such_name", "reward.name", "no_such_name", "correct the name"),
     "reward is no function": Mistake("reward.name=math:pi", "reward.name", "math:pi", "name a function or a class"),
-    "a sum of rewards that cannot be read": Mistake("reward.name=math*2", "reward.name", "math*2", "0.9*math + 0.1*format"),
-    "no reward for a source": Mistake("reward.by_source=[taco]", "reward.by_source", "taco", "write for example taco*=code"),
     "no reward model": Mistake("reward.name=model", "reward.model.path", "''", "point it at the HF folder"),
     "reward model is a policy": Mistake(
         "reward.name=model reward.model.path=DIR/llama", "reward.model.path", "llama", "choose a"
     ),
-    "length buffer without a penalty": Mistake(
-        "reward.overlong_buffer=4", "reward.overlong_buffer", "4", "set reward.overlong_p"
-    ),
-    "length buffer beyond the limit": Mistake(
-        "reward.overlong_buffer=99 reward.overlong_penalty=1", "reward.overlong_buffer", "99", "lower it"
-    ),
-    "empty band": Mistake("data.curriculum.by=band data.curriculum.low=0.9", "data.curriculum.low", "0.9", "swap or change them"),
-    "pool of one": Mistake("data.curriculum.by=variance data.curriculum.pool=1", "data.curriculum.pool", "1", "set it to 2"),
     "pool beyond the data": Mistake(
         "data.curriculum.by=variance", "prompts_per_step x data.curriculum.pool", "32", "set it between 1 and 24"
     ),
     "FP8 on a CPU": Mistake("rollout.quantization=fp8", "rollout.quantization", "fp8", "set rollout.quantization=none"),
-    "aliases without a plan": Mistake(
-        "rollout.alias_weights=true rollout.weight_sync=gather",
-        "rollout.weight_sync",
-        "gather",
-        "set rollout.weight_sync=reshard",
-    ),
-    "aliases of compiled weights": Mistake(
-        "rollout.alias_weights=true rollout.execution=compiled", "rollout.execution", "compiled", "set rollout.execution=eager"
-    ),
-    "no rank to train": Mistake(
-        "rollout.placement=separate rollout.num_ranks=1", "rollout.num_ranks", "1 of 1 rank", "--nproc 2 say"
-    ),
-    "ahead without a correction": Mistake(
-        "rollout.placement=separate rollout.num_ranks=1 rollout.max_staleness=1",
-        "rollout.max_staleness",
-        "1",
-        "set algorithm.importance_sampling.truncate=2",
-        world_size=2,
-    ),
-    "greedy training": Mistake("rollout.temperature=0", "rollout.temperature", "0.0", "set rollout.temperature=0.6"),
-    "certain prior": Mistake("critic.prior=1.0", "critic.prior", "1.0", "set critic.prior=0.5"),
-    "no steps": Mistake("steps=0", "steps", "0", "set steps=1"),
-    "no time to wait": Mistake("collective_timeout_minutes=0", "collective_timeout_minutes", "0", "_minutes=30"),
-    "batch that does not divide": Mistake("actor.mini_batch_size=3", "actor.mini_batch_size", "3", "set actor.mini_batch_size=2"),
     "idle replicas": Mistake("critic.mini_batch_size=1", "critic.mini_batch_size", "1", "to 2 or more", world_size=2),
-    "too few ranks": Mistake("actor.tp=2", "actor.tp", "2", "--nproc 2 say, or lower actor.tp"),
     "tp and heads": Mistake("actor.tp=3", "actor.tp", "3", "divisor of 4 and 2", 3),
     "tp and KV heads": Mistake("critic.path=DIR/three_kv_heads critic.tp=2", "critic.tp", "2", "critic.tp=1", 2),
     "pp and layers": Mistake("actor.pp=4", "actor.pp", "4", "set actor.pp=", 4),
-    "rollout.tp and ranks": Mistake("rollout.tp=2", "rollout.tp", "2", "set rollout.tp=1"),
     "rollout.tp and heads": Mistake(f"rollout.tp=8 {WHOLE_BATCH}", "rollout.tp", "8", "rollout.tp=1", 8),
-    "cp and ranks": Mistake("actor.cp=3", "actor.cp", "3", "--nproc 3 say, or lower actor.tp, actor.pp or actor.cp", 2),
-    "sequence parallel alone": Mistake("actor.sequence_parallel=true", "actor.sequence_parallel", "true", "actor.tp=2"),
     "beyond the positions": Mistake("rollout.max_response_tokens=2000", "rollout.max_response_tokens", "2000", "lower one"),
     "nothing to resume": Mistake("checkpoint.resume=must", "checkpoint.resume", "must", "set checkpoint.resume=auto"),
     "run_dir is a file": Mistake("run_dir=DIR/rows.csv", "run_dir", "DIR/rows.csv", "name a folder"),
@@ -158,8 +115,8 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
     cases = {}
     for number, (name, mistake) in enumerate(MISTAKES.items()):
         config = folder / ("sft.yaml" if mistake.subcommand == "sft" else "config.yaml")
-        words = [*mistake.overrides.replace("DIR", str(folder)).split(" ")]
-        if mistake.subcommand == "train" and not mistake.overrides.startswith("collective"):
+        words = mistake.overrides.replace("DIR", str(folder)).split(" ")
+        if mistake.subcommand == "train":
             words.append(f"collective_timeout_minutes={MINUTES}")
         words = words if mistake.overrides.startswith("run_dir=") else [f"run_dir={folder / f'run{number}'}", *words]
         cases[name] = {"command": [mistake.subcommand, str(config), *words], "world_size": mistake.world_size}

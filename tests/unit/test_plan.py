@@ -331,25 +331,6 @@ def test_a_plan_as_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "warning: critic.tp=4 wastes two all-reduces" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("words", "wanted"),
-    [
-        (("actor.tp=8", "--gpus-per-node", "4"), "actor.tp=8 x actor.pp=1 x actor.cp=1 needs a multiple of 8 ranks"),
-        (("actor.tpp=8",), "unknown key actor.tpp on the command line: did you mean actor.tp?"),
-        (("rollout.tp=3", "--gpus-per-node", "3", "actor.tp=1", "critic.tp=1"), "rollout.tp=3 does not divide the 28 attention"),
-        (("actor.path=models/nothing",), "actor.path=models/nothing has no config.json here"),
-        (("rollout.max_response_tokens=200000",), "exceeds the actor's 131072 positions"),
-        (("--nodes", "0"), "--nodes 0 leaves nothing to run on"),
-    ],
-)
-def test_mistakes_in_one_sentence(
-    words: tuple[str, ...], wanted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["plan", config_file(tmp_path), *words]) == 2
-    shown = capsys.readouterr().err
-    assert wanted in shown and shown.count("\n") == 1
-
-
 def test_a_laptop_needs_no_megatron_and_no_vllm(tmp_path: Path) -> None:
     script = (
         "import sys\nsys.modules.update({'megatron': None, 'vllm': None, 'transformers': None})\n"

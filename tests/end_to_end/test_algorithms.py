@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from megatron_sppo.analysis.probe_files import read_prompts, read_trajectories
 from megatron_sppo.monitor.jsonl import read_jsonl
 from tests.end_to_end.programs import algorithms as program
 from tests.end_to_end.runs import rows
@@ -41,6 +42,8 @@ def runs(torchrun: Callable[..., str], tmp_path_factory: pytest.TempPathFactory)
         f"actor.path={assets}/model",
         f"critic.path={assets}/critic",
         f"data.train=[{assets}/train.jsonl]",
+        f"data.validation=[{assets}/arithmetic.jsonl]",
+        "validation.limit=12",
         "reward.name=tests.end_to_end.reward_functions:even_sum",
         *("steps=3", f"prompts_per_step={PROMPTS}", "critic.mini_batch_size=8", "rollout.max_response_tokens=24"),
         *("validation.every=0", "validation.before_training=false", "checkpoint.every=0", "checkpoint.export_hf=false"),
@@ -116,3 +119,19 @@ def test_dynamic_sampling_trains_on_prompts_whose_responses_differ(runs: dict[st
         assert row["dynamic_sampling/filled"] == 0 or row["dynamic_sampling/rounds"] == 3, "no round is left out in need"
         if not row["dynamic_sampling/filled"]:
             assert row["advantage/std"] == pytest.approx(math.sqrt(0.5), abs=1e-3), "two responses, one right: +- 1 / sqrt(2)"
+
+
+@pytest.mark.parametrize("case", ["sppo", "ppo", "ppo_bce"])
+def test_a_trained_critic_can_be_asked(runs: dict[str, Path], case: str) -> None:
+    prompts, found = read_prompts(runs[case]), read_trajectories(runs[case])
+    assert len(prompts) == 12 and all(prompt.samples == 4 for prompt in prompts)
+    assert len({prompt.value for prompt in prompts}) > 1, "V tells prompts apart"
+    mixed = [prompt.prompt for prompt in prompts if 0 < prompt.successes < 4][:3]
+    assert list(dict.fromkeys(row.prompt for row in found)) == mixed
+    value_of = {prompt.prompt: prompt.value for prompt in prompts}
+    for row in found:
+        assert row.per_token == (case != "sppo") and row.values[0] == pytest.approx(value_of[row.prompt], abs=1e-5)
+        assert len(row.values) == 1 or case != "sppo"
+    for prompt in mixed:
+        outcomes = [row.right for row in found if row.prompt == prompt]
+        assert any(outcomes) and not all(outcomes)

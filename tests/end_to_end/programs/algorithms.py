@@ -1,6 +1,6 @@
 """Train by each algorithm in turn in one job, where importing vLLM costs its seconds once: ``algorithms.py CASES.json``.
 
-CASES.json maps a run folder to the words of its command line: ``[CONFIG.yaml, "key=value", ...]``.
+CASES.json maps a run folder to the words of its command line: ``[CONFIG.yaml, "key=value", ...]``. A run with a critic is probed.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ import json
 import sys
 from pathlib import Path
 
+from megatron_sppo import critic_probe
 from megatron_sppo.build import build, prepare
 from megatron_sppo.config.load import load_config
 from megatron_sppo.config.schema import Config
 from megatron_sppo.monitor.run_log import MainRunLog, RunLog
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.job import Job
+from megatron_sppo.probe_arguments import Probe
 from megatron_sppo.train import hand_over
 from megatron_sppo.trainer import Trainer
 
@@ -27,6 +29,10 @@ def train(config: Config, world_size: int, rank: int) -> None:
     with log, parts.checkpointer:
         hand_over(parts, log)
         Trainer(parts, log).fit(first_step=1)
+    if parts.algorithm.critic is not None:
+        answers = critic_probe.ask(parts, Probe(samples=4, problems=3))
+        if rank == 0:
+            critic_probe.write(run_dir / critic_probe.FOLDER, answers, {"step": config.steps, "samples": 4})
     parts.engine.close()
 
 

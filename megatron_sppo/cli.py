@@ -1,4 +1,4 @@
-"""The console script ``megatron-sppo``: train, plan, sft, check, report, export, data, eval, grade, config.
+"""The console script ``megatron-sppo``: train, plan, sft, check, report, export, data, eval, grade, control, config.
 
 Nothing heavy is imported before a subcommand runs, so that ``--help`` answers at once. A mistake of the user ends with
 one line on stderr and exit code 2.
@@ -95,6 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_eval(commands)
     _add_grade(commands)
+    _add_control(commands)
     config = _add(commands, "config", "list every key of a config with its type, default and meaning", CONFIG_EXAMPLE, _config)
     config.add_argument("kind", nargs="?", choices=("train", "sft"), default="train", help="whose keys (default: train)")
     return parser
@@ -182,6 +183,13 @@ def _add_grade(commands: Commands) -> None:
         "--grader", choices=("strict", "reasoning360"), default="strict", help="reasoning360 is the paper's, faults included"
     )
     parser.add_argument("--workers", metavar="N", type=int, default=2, help="processes for symbolic equality (default: 2)")
+
+
+def _add_control(commands: Commands) -> None:
+    from megatron_sppo.control import command
+
+    summary = "the paper's control benchmark: SPPO and PPO on five environments with a verified outcome"
+    command.add_commands(commands.add_parser("control", help=summary, description=summary[0].upper() + summary[1:] + "."))
 
 
 # --- handlers ---------------------------------------------------------------------------------------------------------

@@ -103,11 +103,10 @@ def _label_and_folder(word: str) -> tuple[str, Path]:
 
 def _read(label: str, folder: Path, name: str) -> ComparedRun:
     run, config = read_run(folder), _config(folder / "config.yaml")
-    algorithm = _section(config, "algorithm")
-    kind = str(algorithm.get("name", "sppo"))
-    seed = config.get("seed", 1)
-    if not isinstance(seed, int):
-        raise UserError(f"{folder / 'config.yaml'} has seed={seed!r}, which is no number: was it edited by hand?")
+    algorithm, seed = _section(config, "algorithm"), config.get("seed")
+    if "name" not in algorithm or not isinstance(seed, int):
+        raise UserError(f"{folder / 'config.yaml'} has no algorithm.name or no seed: give a run_dir of `megatron-sppo train`")
+    kind = str(algorithm["name"])
     return ComparedRun(name, folder, label or NAMES.get(kind, kind), kind, seed, _responses(config, algorithm, kind), run)
 
 

@@ -86,6 +86,8 @@ def test_a_users_mistake_is_told_in_one_sentence(tmp_path: Path, capsys: pytest.
     assert "prompts.jsonl line 1 is not a row of a critic probe" in mistake(str(left), *out, capsys=capsys)
     (left / "config.yaml").write_text("seed: [")
     assert "config.yaml is not YAML" in mistake(str(left), *out, capsys=capsys)
+    (left / "config.yaml").write_text("seed: 1\nmodel: {path: a}\n")  # of an SFT run
+    assert "has no algorithm.name or no seed" in mistake(str(left), *out, capsys=capsys)
     (left / "config.yaml").unlink()
     assert "config.yaml does not exist" in mistake(str(left), *out, capsys=capsys)
     (left / "metrics.jsonl").write_text('{"loss": 1.0}\n')

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from megatron_sppo.analysis.compared_runs import ComparedRun
 from megatron_sppo.analysis.drawing import INK, RIGHT, WRONG, finish, legend_beside, new_figure, words
 from megatron_sppo.analysis.figures.chart import Chart, Evidence, NotDrawn, Table, file_name
-from megatron_sppo.analysis.probe_files import Trajectory, read_trajectories
+from megatron_sppo.analysis.probe_files import Trajectory, read_prompts, read_trajectories
 from megatron_sppo.analysis.separation import POSITIONS, Separation, mixed
 
 PANELS = 10
@@ -42,12 +42,14 @@ def _panels(run: ComparedRun, trajectories: Sequence[Trajectory], *, alone: bool
     figure = new_figure(2.3 * columns + 0.6, 2.0 * rows + 0.9)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     name = "token_values" if alone else file_name("token_values", run.name)
+    rates = {found.prompt: f", AVG@{found.samples} {found.rate:.2f}" for found in read_prompts(run.folder)}
     numbers: list[tuple[object, ...]] = []
     for place, axes in enumerate(grid.flat):
         if place >= len(chosen):
             axes.set_axis_off()
             continue
         numbers += _panel(axes, chosen[place], problems[chosen[place]])
+        axes.set_title(f"{words(chosen[place])}{rates.get(chosen[place], '')}", fontsize=8)
         _finish_panel(axes, place, rows, columns)
     handles = [Line2D([], [], color=RIGHT, label="right response"), Line2D([], [], color=WRONG, label="wrong response")]
     figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
@@ -80,8 +82,6 @@ def _panel(axes: Axes, prompt: str, problem: Sequence[Trajectory]) -> list[tuple
             values = [trajectory.at(position) for position in positions]
             axes.plot(positions, values, color=RIGHT if trajectory.right else WRONG, linewidth=1.0, alpha=0.75)
             rows += [(prompt, number, int(trajectory.right), x, y) for x, y in zip(positions, values, strict=True)]
-    right_count = sum(found.right for found in problem)
-    axes.set_title(f"{words(prompt)}: {right_count} of {len(problem)} right", fontsize=8)
     return rows
 
 

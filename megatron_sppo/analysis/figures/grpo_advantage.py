@@ -21,6 +21,15 @@ LINES = (  # in the order of the table's columns: label, colour, line, where the
     ("SPPO, success", RIGHT, "--", (0.02, 0.5)),
     ("SPPO, failure", WRONG, "--", (0.78, -0.65)),
 )
+THEORY = (
+    "GRPO's advantage (R - p) / sqrt(p (1 - p)) under a Bernoulli reward (the paper's app. A) against the probability p that "
+    "the prompt is solved; dashed, SPPO's R - V where V = p."
+)
+ASSIGNED = (
+    f"Right: what the runs assigned, up to {MOST_DOTS} responses each, evenly over the run; p is the mean reward of the "
+    "prompt's group where the method samples one, else V. Groups are finite, so GRPO's dots lie a little off the curves."
+)
+NONE = "No run wrote the advantages that it assigned (`advantage` in calibration.jsonl)."
 
 
 def draw(evidence: Evidence) -> tuple[Chart, ...]:
@@ -29,22 +38,15 @@ def draw(evidence: Evidence) -> tuple[Chart, ...]:
     figure = new_figure(10.5 if assigned.rows else 7.0)
     panels = figure.subplots(1, 2, sharey=True) if assigned.rows else [figure.subplots()]
     _draw_theory(panels[0], theory)
-    said = " No run wrote the advantages that it assigned (column `advantage` of calibration.jsonl), so these are not shown."
     if assigned.rows:
         _draw_theory(panels[1], theory, faint=True)
+        panels[0].set_title("in theory", fontsize=10)
+        panels[1].set_title("as the runs assigned it", fontsize=10)
         _draw_assigned(panels[1], assigned, evidence)
-        said = (
-            " Right: what the runs assigned, up to 400 responses each, evenly over the run; p is the mean reward "
-            "of the prompt's group "
-            "where the method samples one, else V; groups have finite size, so GRPO's dots lie off the curves."
-        )
-    caption = (
-        "GRPO's advantage (R - p) / sqrt(p (1 - p)) under a Bernoulli reward (the paper's app. A) against the "
-        "probability p that the "
-        "prompt is solved; dashed, SPPO's R - V where V = p." + said
-    )
     numbers = (theory, assigned) if assigned.rows else (theory,)
-    return (Chart("grpo_advantage", "GRPO's implicit advantage", caption, figure, numbers),)
+    return (
+        Chart("grpo_advantage", "GRPO's implicit advantage", f"{THEORY} {ASSIGNED if assigned.rows else NONE}", figure, numbers),
+    )
 
 
 def curves(points: int = 193) -> Table:

@@ -25,10 +25,10 @@ PARTS: Mapping[str, tuple[str, tuple[str, ...]]] = {  # shown -> colour, compone
 }
 REST = ("all else", "#999999")
 CAPTION = (
-    "Computed by the memory model of `megatron-sppo plan`, not measured: one GPU, the rank that needs most, while vLLM generates "
-    "and in the fullest of the other phases. The KV cache takes what rollout.gpu_memory_utilization gives it, so a config can "
-    "hand to the cache what a smaller critic frees; the table says what is saved at an equal cache too. The paper reports 12.8 % "
-    "less at the peak for 7B + 1.5B against 7B + 7B."
+    "Computed by the memory model of `megatron-sppo plan`, not measured: one GPU, the rank that needs most, while vLLM "
+    "generates and in the fullest of the other phases. The KV cache takes what rollout.gpu_memory_utilization gives it, so a "
+    "config can hand to the cache what a smaller critic frees; the table says what is saved at an equal cache too. The paper "
+    "reports 12.8 % less at the peak for 7B + 1.5B against 7B + 7B."
 )
 
 

@@ -15,8 +15,8 @@ from megatron_sppo.analysis.figures.chart import NotDrawn, Table
 from megatron_sppo.analysis.methods import Look
 
 INTERVAL = (
-    "Thin lines: seeds. Thick line: at each validation that all seeds of the method have, the mean of their scores, at the mean "
-    "of their places on the x axis. Band: 95 % interval of the mean score by Student's t (none for one seed)."
+    "Thin lines: seeds. Thick line: at each validation that all seeds of the method have, the mean of their scores, at the "
+    "mean of their places on the x axis. Band: 95 % interval of the mean score by Student's t (none for one seed)."
 )
 
 

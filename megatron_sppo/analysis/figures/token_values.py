@@ -19,6 +19,12 @@ from megatron_sppo.analysis.separation import POSITIONS, Separation, mixed
 PANELS = 10
 MOST_LINES = 8  # of each colour in a panel
 MOST_POINTS = 100  # of a line
+SEPARATION = (
+    "The chance that V of a right response is above V of a wrong one at the same share of their lengths, ties counting half. "
+    "Solid: pairs of responses to the same problem, where knowing which problems are hard does not help; band: 95 % by "
+    "bootstrap over problems. Dashed: all pairs. A critic that tells right from wrong only near the tail stays at 0.5 (solid) "
+    "and rises at the end; one that reads the prompt alone is at 0.5 by construction."
+)
 
 
 def draw(evidence: Evidence) -> tuple[Chart, ...]:
@@ -54,11 +60,9 @@ def _panels(run: ComparedRun, trajectories: Sequence[Trajectory], *, alone: bool
     handles = [Line2D([], [], color=RIGHT, label="right response"), Line2D([], [], color=WRONG, label="wrong response")]
     figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
     caption = (
-        f"V(s_t) of the token-level critic of {run.method} (seed {run.seed}) along right (blue) and wrong (red) "
-        "responses; 0 is V of the "
-        f"prompt alone, 1 is V before the last token. {len(chosen)} of the {len(problems)} problems with responses "
-        "of both kinds, drawn at "
-        f"random (seed 0); at most {MOST_LINES} responses of each kind; a long response is drawn at {MOST_POINTS} "
+        f"V(s_t) of the token-level critic of {run.method} (seed {run.seed}) along right (blue) and wrong (red) responses; 0 is "
+        f"V of the prompt alone, 1 is V before the last token. {len(chosen)} of the {len(problems)} problems with responses of "
+        f"both kinds, drawn at random (seed 0); at most {MOST_LINES} responses of each kind, each at no more than {MOST_POINTS} "
         "places."
     )
     title = f"V along responses: {run.method}, seed {run.seed}"
@@ -116,16 +120,7 @@ def _separation(probed: Sequence[tuple[ComparedRun, Sequence[Trajectory]]], evid
     legend_beside(axes)
     header = ("run", "position", "within", "low", "high", "pooled", "problems", "responses")
     numbers = Table("token_values_auroc", header, tuple(rows))
-    caption = (
-        "The chance that V of a right response is above V of a wrong one at the same share of their lengths, ties "
-        "counting half. Solid: pairs "
-        "of responses to the same problem, where knowing which problems are hard does not help; band: 95 % by "
-        "bootstrap over problems. "
-        "Dashed: all pairs. A critic that tells right from wrong only near the tail stays at 0.5 (solid) and rises "
-        "at the end; one that "
-        "reads the prompt alone is at 0.5 by construction."
-    )
-    return Chart("token_values_auroc", "How early V tells right from wrong", caption, figure, (numbers,), (_ends(numbers),))
+    return Chart("token_values_auroc", "How early V tells right from wrong", SEPARATION, figure, (numbers,), (_ends(numbers),))
 
 
 def _ends(numbers: Table) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from matplotlib.axes import Axes
@@ -34,6 +34,8 @@ class Fit:
     spearman: float
     slope: float
     intercept: float
+    deviation_of_value: float  # standard deviations over prompts: a critic that says the same of all has none
+    deviation_of_avg: float
 
     @classmethod
     def of(cls, prompts: Sequence[ProbedPrompt]) -> Fit:
@@ -41,9 +43,10 @@ class Fit:
         values_P = torch.tensor([found.value for found in prompts], dtype=torch.float64)
         pearson = metrics.pearson(rates_P, values_P)
         low, high = correlation_interval(pearson, len(prompts))
-        slope = pearson * (values_P.std() / rates_P.std()).item()
+        deviations = values_P.std().item(), rates_P.std().item()
+        slope = pearson * deviations[0] / deviations[1] if deviations[1] > 0 else math.nan
         intercept = (values_P.mean() - slope * rates_P.mean()).item()
-        return cls(pearson, low, high, metrics.spearman(rates_P, values_P), slope, intercept)
+        return cls(pearson, low, high, metrics.spearman(rates_P, values_P), slope, intercept, *deviations)
 
 
 def draw(evidence: Evidence) -> tuple[Chart, ...]:
@@ -61,8 +64,8 @@ def _chart(run: ComparedRun, prompts: Sequence[ProbedPrompt], *, alone: bool) ->
     _draw(figure, prompts, fit, k)
     rows = tuple((found.prompt, found.rate, found.value, found.successes, found.samples) for found in prompts)
     numbers = Table(name, ("prompt", "avg", "value", "successes", "samples"), rows)
-    header = ("run", "prompts", "k", "pearson", "low", "high", "spearman", "slope", "intercept")
-    row = (run.name, len(prompts), k, fit.pearson, fit.low, fit.high, fit.spearman, fit.slope, fit.intercept)
+    header = ("run", "prompts", "k", "pearson", "low", "high", "spearman", "slope", "intercept", "sd of V", "sd of AVG@k")
+    row = (run.name, len(prompts), k, *astuple(fit))
     caption = f"V of each held-out prompt against the share of its responses that are right, with the histograms of both. {PAPER}"
     title = f"V against success: {run.method}, seed {run.seed}"
     return Chart(name, title, caption, figure, (numbers,), (Table(f"{name}_fit", header, (row,)),))
@@ -74,9 +77,9 @@ def _draw(figure: Figure, prompts: Sequence[ProbedPrompt], fit: Fit, k: str) -> 
     top, right = figure.add_subplot(grid[0, 0], sharex=axes), figure.add_subplot(grid[1, 1], sharey=axes)
     rates, values = [found.rate for found in prompts], [found.value for found in prompts]
     low, high = min(0.0, *values), max(1.0, *values)  # a critic of returns is not bound to [0, 1]
-    axes.scatter(rates, values, s=18, color=BLUE, alpha=0.45, linewidths=0)
+    axes.scatter(rates, values, s=18, color=BLUE, alpha=0.45, linewidths=0, zorder=3)
     axes.plot((0, 1), (fit.intercept, fit.intercept + fit.slope), color=RED, linewidth=2, label="least squares")
-    axes.plot((0, 1), (0, 1), color=GREY, linestyle=":", linewidth=1.2, label="V = AVG@k")
+    axes.plot((0, 1), (0, 1), color=GREY, linestyle=":", linewidth=1.2, label="V = AVG@k", zorder=1)
     top.hist(rates, bins=BINS, range=(0, 1), color=SKY)
     right.hist(values, bins=BINS, range=(low, high), color=SKY, orientation="horizontal")
     axes.set_xlim(-0.03, 1.03)

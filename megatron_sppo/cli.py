@@ -1,4 +1,5 @@
-"""The console script ``megatron-sppo``: train, plan, sft, check, report, export, data, eval, grade, control, config.
+"""The console script ``megatron-sppo``: train, plan, sft, check, report, probe, export, data, eval, grade,
+control, config.
 
 Nothing heavy is imported before a subcommand runs, so that ``--help`` answers at once. A mistake of the user ends with
 one line on stderr and exit code 2.
@@ -91,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands, "sft", "fine-tune on prompt/response pairs: the warm start of a policy", SFT_EXAMPLE, _sft)
     _add_check(commands)
     _add_report(commands)
+    _add_probe(commands)
     _add_export(commands)
     _add_data(commands)
     _add_eval(commands)
@@ -157,6 +159,13 @@ def _add_report(commands: Commands) -> None:
 
     summary = "draw a run as one page; or several runs as the paper's figures, with their numbers"
     command.add_arguments(_add(commands, "report", summary, command.EXAMPLE, _report))
+
+
+def _add_probe(commands: Commands) -> None:
+    from megatron_sppo.probe_arguments import EXAMPLE, add_arguments
+
+    summary = "ask a trained critic about held-out prompts and along responses, and compare with what comes of them"
+    add_arguments(_add(commands, "probe", summary, EXAMPLE, _probe))
 
 
 def _add_data(commands: Commands) -> None:
@@ -286,6 +295,21 @@ def _report(arguments: argparse.Namespace) -> int:
         return planned(*words)
 
     return run(arguments, plan)
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    from megatron_sppo.probe_arguments import Probe, read_config, words_of
+
+    probe, config = Probe(arguments.samples, arguments.problems), read_config(arguments)
+    _check_releases()
+    if arguments.nproc is not None:
+        from megatron_sppo.config import arithmetic
+
+        return _launch(arguments.nproc, words_of(arguments), lambda: arithmetic.check(config, arguments.nproc, "cpu"))
+    from megatron_sppo.critic_probe import main as ask
+
+    ask(config, probe)
+    return 0
 
 
 def _grade(arguments: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, check=False)
 
 
-@pytest.mark.parametrize("command", [(), ("train",), ("sft",), ("check",), ("report",), ("grade",), ("config",)])
+@pytest.mark.parametrize("command", [(), ("train",), ("sft",), ("check",), ("report",), ("probe",), ("grade",), ("config",)])
 def test_help_reads_well_and_shows_an_example(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([*command, "--help"])

@@ -89,11 +89,21 @@ def load_engine(engine: MegatronEngine, folder: Path) -> None:
         state = dist_checkpointing.load(_state(engine, is_loading=True), str(folder), strict=StrictHandling.RAISE_ALL)
         engine.model.load_state_dict(state["model"])
         configured = [{key: group[key] for key in group if key not in _PROGRESS} for group in engine.optimizer.param_groups]
+        for group in _param_groups(state["optimizer"]):
+            group.update({key: value for key, value in configured[0].items() if key in megatron_versions.SCHEDULE_KEYS})
         engine.optimizer.load_state_dict(state["optimizer"])
         for group, values in zip(engine.optimizer.param_groups, configured, strict=True):
             group.update(values)
         engine.scheduler.num_steps = state["scheduler_steps"]
         engine.scheduler.step(0)  # learning rate and decay of this position
+
+
+def _param_groups(saved: Any) -> Iterator[dict[str, Any]]:
+    """Of an optimizer, or of the optimizers that it is made of."""
+    if isinstance(saved, dict):
+        yield from saved.get("param_groups", ())
+        for part in saved.values():
+            yield from _param_groups(part)
 
 
 @contextmanager

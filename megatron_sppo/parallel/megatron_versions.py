@@ -4,6 +4,8 @@ What was found between 0.16.1 and 0.19.2 by running the tests of this package wi
 
 * *0.17*: saving in the background asks for ``nvidia-resiliency-ext`` unless Megatron's own writers are chosen.
 * *0.18*: Megatron imports ``triton`` whether there is a GPU or not, and does not say so in its requirements.
+* *0.19*: an optimizer's parameter groups are recognised in a checkpoint by their learning rates, too, so that a run could not be
+  resumed with another one.
 
 What all of them need on a CPU is in :mod:`megatron_sppo.parallel.megatron_cpu`.
 """
@@ -19,6 +21,9 @@ from megatron_sppo.errors import UserError
 from megatron_sppo.parallel.releases import Releases, release
 
 SUPPORTED = Releases("megatron-core", oldest=(0, 16), newest=(0, 19))
+
+# Of a parameter group: what the config's schedule says. Every group of ours has the same.
+SCHEDULE_KEYS = ("max_lr", "min_lr")
 
 _CHOOSES_WRITERS, _IMPORTS_TRITON = (0, 17), (0, 18)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_sppo.monitor.jsonl import read_jsonl
+from tests.glossary import unexplained
 from tests.launch import ROOT, kill_tree, run_in_group
 
 TinyModel = Callable[[str], Path]
@@ -89,8 +90,9 @@ def finish(process: subprocess.Popen[str], timeout: float = 240.0) -> tuple[int,
 
 
 def rows(run_dir: Path, kind: str) -> dict[int, dict[str, Any]]:
-    """step -> the metrics of ``kind`` (train or validation)."""
+    """step -> the metrics of ``kind`` (train or validation), each of which docs/metrics.md explains."""
     found = [row for row in read_jsonl(run_dir / "metrics.jsonl") if row["kind"] == kind]
+    assert unexplained(set().union(*found)) == []
     by_step = {row["step"]: row for row in found}
     assert len(by_step) == len(found), "a step was written twice"
     return by_step

@@ -14,10 +14,12 @@ from megatron_sppo.algorithms.base import Algorithm
 from megatron_sppo.batch import Outcomes, Rollouts
 from megatron_sppo.checkpoint.checkpointer import Checkpointer
 from megatron_sppo.checkpoint.stop_file import StopFile
+from megatron_sppo.config.algorithms import CriticForm
 from megatron_sppo.config.schema import Config
 from megatron_sppo.critic import ValueModel
 from megatron_sppo.data.curriculum import Drawn
 from megatron_sppo.data.prompts import PromptStream
+from megatron_sppo.errors import UserError
 from megatron_sppo.evaluation.validation import Validation, Validator
 from megatron_sppo.experience import Collector
 from megatron_sppo.monitor.clock import StepClock
@@ -169,12 +171,29 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step needs beside the models: JSON-able."""
-        return {"prompts": self.parts.prompts.state_dict(), "best_accuracy": self.best_accuracy}
+        return {
+            "prompts": self.parts.prompts.state_dict(),
+            "best_accuracy": self.best_accuracy,
+            "critic": describe_critic(self.parts.algorithm.critic),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """UserError where the checkpoint's critic means something else than this run's."""
+        name, ours = self.config.algorithm.name, describe_critic(self.parts.algorithm.critic)
+        theirs = state.get("critic", ours)
+        if theirs != ours:
+            raise UserError(
+                f"algorithm.name={name} wants {ours} but the checkpoint has {theirs}: "
+                "set algorithm.name to what the run began with, or checkpoint.resume=never"
+            )
         self.parts.prompts.load_state_dict(state["prompts"])
         self.best_accuracy = float(state["best_accuracy"])
         self.parts.sampler.load_tensors(state.get("rollouts", {}))
+
+
+def describe_critic(form: CriticForm | None) -> str:
+    """In words, for a checkpoint to be recognised by."""
+    return "no critic" if form is None else f"a critic that reads the {form.reads} and gives a {form.output}"
 
 
 def rollout_metrics(

@@ -135,3 +135,13 @@ def test_a_trained_critic_can_be_asked(runs: dict[str, Path], case: str) -> None
     for prompt in mixed:
         outcomes = [row.right for row in found if row.prompt == prompt]
         assert any(outcomes) and not all(outcomes)
+
+
+def test_a_checkpoint_with_another_kind_of_critic_is_refused(runs: dict[str, Path]) -> None:
+    said = {case: (runs[case] / "refusal_0.txt").read_text() for case in CASES}
+    assert [case for case, sentence in said.items() if not sentence] == ["grpo, dynamic sampling", "rloo", "remax"], "as before"
+    assert said["ppo"] == (
+        "algorithm.name=ppo wants a critic that reads the response and gives a return but the checkpoint has a critic that reads "
+        "the prompt and gives a probability: set algorithm.name to what the run began with, or checkpoint.resume=never"
+    )
+    assert "but the checkpoint has no critic" in said["sppo"] and said["sppo"] == (runs["sppo"] / "refusal_1.txt").read_text()

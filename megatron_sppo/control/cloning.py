@@ -28,7 +28,7 @@ def clone(task: Task, config: ControlConfig, observations_ND: Tensor, actions_N:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % c.check_every == 0:
+        if step % c.check_every == 0 or step == c.max_steps:
             rate = success_rate(task, batch, policy, address("clone check", seed, step), c.check_episodes)
             progress.show("clone", step, c.max_steps, f"loss {loss.item():.3f}, success {rate:.2f}")
             if rate >= c.target_success:

@@ -24,7 +24,7 @@ def train_expert(task: Task, config: ControlConfig, progress: Progress) -> Polic
     for update in range(c.max_updates):
         played = play(task, batch, policy, address("expert", c.seed, update), c.horizon)
         learner.update(played, played.dense.with_values(c.reward_scale * played.dense.values), address("order", c.seed, update))
-        if (update + 1) % c.check_every == 0:
+        if (update + 1) % c.check_every == 0 or update + 1 == c.max_updates:
             rate = success_rate(task, checks, policy, address("expert check", c.seed, update), c.check_episodes)
             if rate >= c.target_success:
                 break

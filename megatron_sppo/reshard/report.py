@@ -89,9 +89,10 @@ def advise(hf: HFModelConfig, report: PlanReport, cap: int, itemsize: int = 2) -
         then = plan_report(hf, cluster, cap, itemsize).traffic
         received, across = then.received.sum(), then.received_across.sum()
         if received < 0.99 * now or across < 0.99 * now_across:
+            from_others = f", {format_bytes(across)} instead of {format_bytes(now_across)} from other nodes"
             advice.append(
-                f"{what}: {format_bytes(received)} received by all ranks instead of {format_bytes(now)}, "
-                f"{format_bytes(across)} instead of {format_bytes(now_across)} from other nodes"
+                f"{what}: {format_bytes(received)} received by all ranks instead of {format_bytes(now)}"
+                f"{from_others if across or now_across else ''}"
             )
     if report.aliasable == 1.0:
         advice.append(

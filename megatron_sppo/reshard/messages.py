@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from megatron_sppo.reshard.boxes import Ints
 from megatron_sppo.reshard.copies import Copies
 from megatron_sppo.reshard.rounds import Rounds
 
@@ -54,6 +55,10 @@ class Copy(NamedTuple):
         """[rows, columns] of the destination parameter's ``flat`` storage."""
         return _rectangle(flat, self.rows, self.columns, self.target_offset, self.target_stride)
 
+    def packed_in(self, arena: Tensor, start: int) -> Tensor:
+        """[rows, columns] end to end from element ``start`` of an arena."""
+        return _rectangle(arena, self.rows, self.columns, start, self.columns)
+
 
 def _rectangle(flat: Tensor, rows: int, columns: int, offset: int, stride: int) -> Tensor:
     return flat.as_strided((rows, columns), (stride, 1), flat.storage_offset() + offset)
@@ -74,10 +79,20 @@ class Message:
     start: int | None  # in the arena of its direction; None: sent from, or received into, the parameter itself
 
 
+class Handover(NamedTuple):
+    """A copy that its sender packs into a shared arena, where the receiver finds it."""
+
+    sender: int
+    start: int  # in the sender's slot
+    copy: Copy
+
+
 @dataclass(frozen=True)
 class RankRound:
     sends: tuple[Message, ...]
     receives: tuple[Message, ...]
+    puts: tuple[Handover, ...]
+    takes: tuple[Handover, ...]
 
 
 InPlace = Callable[[Copy], bool]  # whether this end can leave a copy that is a message of its own where it lies
@@ -103,19 +118,26 @@ def _messages(pairs: Sequence[tuple[int, Copy]], in_place: InPlace) -> tuple[Mes
     return tuple(messages)
 
 
-def rounds_of(rounds: Rounds, rank: int, send_in_place: InPlace, receive_in_place: InPlace) -> list[RankRound]:
-    """One rank's part of ``rounds``."""
+def rounds_of(rounds: Rounds, starts: Ints, rank: int, send_in_place: InPlace, receive_in_place: InPlace) -> list[RankRound]:
+    """One rank's part of ``rounds``; copies whose ``starts`` [N] are not -1 are handed over in shared arenas."""
     copies = rounds.copies
-    sends: list[list[tuple[int, Copy]]] = [[] for _ in range(rounds.num_rounds)]
-    receives: list[list[tuple[int, Copy]]] = [[] for _ in range(rounds.num_rounds)]
-    for own_end, other_end, found in ((copies.source, copies.target, sends), (copies.target, copies.source, receives)):
+    found: list[tuple[list[list[tuple[int, Copy]]], list[list[Handover]]]] = []
+    for own_end, other_end in ((copies.source, copies.target), (copies.target, copies.source)):
         mine = (own_end == rank).nonzero()[0]
-        numbers, peers = rounds.round[mine].tolist(), other_end[mine].tolist()
-        for number, peer, copy in zip(numbers, peers, copy_table(copies.take(mine)), strict=True):
-            found[number].append((peer, copy))
+        columns = (rounds.round[mine], other_end[mine], copies.source[mine], starts[mine])
+        sent: list[list[tuple[int, Copy]]] = [[] for _ in range(rounds.num_rounds)]
+        shared: list[list[Handover]] = [[] for _ in range(rounds.num_rounds)]
+        for *numbers, copy in zip(*(column.tolist() for column in columns), copy_table(copies.take(mine)), strict=True):
+            number, peer, sender, start = numbers
+            if start < 0:
+                sent[number].append((peer, copy))
+            else:
+                shared[number].append(Handover(sender, start, copy))
+        found.append((sent, shared))
+    (sends, puts), (receives, takes) = found
     return [
-        RankRound(_messages(out, send_in_place), _messages(into, receive_in_place))
-        for out, into in zip(sends, receives, strict=True)
+        RankRound(_messages(out, send_in_place), _messages(into, receive_in_place), tuple(put), tuple(take))
+        for out, into, put, take in zip(sends, receives, puts, takes, strict=True)
     ]
 
 

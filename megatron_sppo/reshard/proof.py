@@ -1,14 +1,15 @@
-"""Proof that what was pushed is what the trainer holds: one checksum at each end of each copy, compared by one sum over all
-ranks.
+"""Proof that what was pushed is what the trainer holds: copy by copy, and one sum over all ranks.
 
-A checksum is a 64-bit sum over the bits of a rectangle, weighted by place (:mod:`megatron_sppo.rollout.checksum`). The
-sending end adds it, the receiving end subtracts it; what is not zero after the all-reduce names tensor, ranks and slice.
+A copy that travels has a checksum at each end, a 64-bit sum over the bits of a rectangle, weighted by place
+(:mod:`megatron_sppo.rollout.checksum`): the sending end adds it, the receiving end subtracts it. A copy within a rank has both
+ends at hand; in host memory they are compared bit by bit. What is not zero after the all-reduce names tensor, ranks and slice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -17,7 +18,7 @@ from megatron_sppo.errors import WeightMismatch
 from megatron_sppo.parallel import platform
 from megatron_sppo.reshard.copies import Copies
 from megatron_sppo.reshard.messages import Copy, copy_table
-from megatron_sppo.rollout.checksum import rectangle_checksum
+from megatron_sppo.rollout.checksum import rectangle_checksum, same_bits
 
 _SHOWN = 5
 
@@ -25,33 +26,47 @@ _SHOWN = 5
 class Proof:
     """Of one plan; collects this rank's checksums while a push goes on, then compares."""
 
-    def __init__(self, copies: Copies, names: Sequence[str], rank: int, wire: torch.dtype) -> None:
-        """``names`` are those of the HF tensors, in the plan's order."""
-        self._copies, self._names, self._wire = copies, names, wire
-        leaving, arriving = (copies.source == rank).nonzero()[0], (copies.target == rank).nonzero()[0]
+    def __init__(self, copies: Copies, names: Sequence[str], rank: int, source: Sequence[Tensor], wire: torch.dtype) -> None:
+        """``names`` are those of the HF tensors, in the plan's order; ``source`` this rank's flat parameters of the trainer."""
+        self._copies, self._names, self._source, self._wire = copies, names, source, wire
+        is_compared = copies.is_local if not platform.is_gpu() else np.zeros(len(copies), dtype=np.bool_)
+        leaving = ((copies.source == rank) & ~is_compared).nonzero()[0]
+        arriving = (copies.target == rank).nonzero()[0]
         self._leaving = list(zip(leaving.tolist(), copy_table(copies.take(leaving)), strict=True))
-        self._arriving: dict[int, list[tuple[int, Copy]]] = {}
-        for index, copy in zip(arriving.tolist(), copy_table(copies.take(arriving)), strict=True):
-            self._arriving.setdefault(copy.target_param, []).append((index, copy))
-        self.begin()
+        self._arriving: dict[int, list[tuple[int, bool, Copy]]] = {}
+        table = zip(arriving.tolist(), is_compared[arriving].tolist(), copy_table(copies.take(arriving)), strict=True)
+        for index, compared, copy in table:
+            self._arriving.setdefault(copy.target_param, []).append((index, compared, copy))
+        self._sums: list[tuple[int, Tensor]] = []  # by copy
+        self._wrong: list[int] = []  # copies found to differ
 
     def begin(self) -> None:
-        """Forget what was added and subtracted."""
-        self._sums_N = torch.zeros(len(self._copies), dtype=torch.int64, device=platform.device())
+        """Forget what was found."""
+        self._sums, self._wrong = [], []
 
-    def add_source(self, source: Sequence[Tensor]) -> None:
-        """The trainer's end, as it is on the wire."""
-        for index, copy in self._leaving:
-            self._sums_N[index] += rectangle_checksum(copy.source_of(source[copy.source_param]).to(self._wire))
+    def add_source(self) -> None:
+        """The trainer's end of what travels, as it is on the wire."""
+        self._sums += [(index, rectangle_checksum(self._of_source(copy))) for index, copy in self._leaving]
 
     def subtract_target(self, param: int, flat: Tensor) -> None:
         """The engine's end of one parameter."""
-        for index, copy in self._arriving.get(param, ()):
-            self._sums_N[index] -= rectangle_checksum(copy.target_of(flat).to(self._wire))
+        for index, compared, copy in self._arriving.get(param, ()):
+            arrived = copy.target_of(flat).to(self._wire)
+            if not compared:
+                self._sums.append((index, -rectangle_checksum(arrived)))
+            elif not same_bits(arrived, self._of_source(copy)):
+                self._wrong.append(index)
+
+    def _of_source(self, copy: Copy) -> Tensor:
+        return copy.source_of(self._source[copy.source_param]).to(self._wire)
 
     def conclude(self, group: dist.ProcessGroup | None) -> None:
         """Raise :class:`WeightMismatch` on every rank of ``group`` (host memory) if the ends of any copy differ. Collective."""
-        sums_N = self._sums_N.cpu()
+        sums_N = torch.zeros(len(self._copies), dtype=torch.int64)
+        if self._sums:
+            indices, sums = zip(*self._sums, strict=True)
+            sums_N.index_add_(0, torch.tensor(indices), torch.stack(sums).cpu())
+        sums_N[self._wrong] = 1
         self.begin()
         dist.all_reduce(sums_N, group=group)
         wrong = sums_N.nonzero()[:, 0].tolist()

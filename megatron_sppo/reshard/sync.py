@@ -6,14 +6,11 @@ prove now and then, forget cached prefixes.
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from megatron_sppo.models.engine import MegatronEngine
@@ -25,54 +22,19 @@ from megatron_sppo.reshard.boxes import RankLayout, Shapes
 from megatron_sppo.reshard.catalogue import hf_shapes
 from megatron_sppo.reshard.copies import Copies
 from megatron_sppo.reshard.executor import Executor
-from megatron_sppo.reshard.planner import plan_copies
 from megatron_sppo.reshard.proof import Proof
-from megatron_sppo.reshard.rounds import Rounds, make_rounds, plan_digest
+from megatron_sppo.reshard.push_plan import PushPlan
+from megatron_sppo.reshard.shared_arenas import SharedArenas
 from megatron_sppo.reshard.source import live_source
 from megatron_sppo.reshard.target import target_layout
-from megatron_sppo.reshard.traffic import Traffic, format_bytes, measure_traffic
+from megatron_sppo.reshard.traffic import format_bytes
 from megatron_sppo.rollout.vllm_engine import VLLMEngine
 from megatron_sppo.weights.mapping import mapped_parameters
 
 if TYPE_CHECKING:
     from megatron_sppo.rollout.live_weights import LiveWeights, Mode  # imports vLLM
 
-
-@dataclass(frozen=True)
-class PushPlan:
-    """The same on every rank of the job."""
-
-    local: Copies
-    rounds: Rounds
-    traffic: Traffic
-
-    @classmethod
-    def make(
-        cls, source: RankLayout, target: RankLayout, shapes: Shapes, cap: int, itemsize: int, group: dist.ProcessGroup | None
-    ) -> PushPlan:
-        """From this rank's layouts. ``cap``: bytes that a rank sends or receives in one round. Collective over ``group``
-        (host).
-        """
-        everyone: list[Any] = [None] * dist.get_world_size(group)
-        dist.all_gather_object(everyone, (source, target, socket.gethostname()), group=group)
-        sources, targets, hosts = map(list, zip(*everyone, strict=True))
-        nodes = [sorted(set(hosts)).index(host) for host in hosts]
-        copies = plan_copies(sources, targets, shapes, nodes)
-        stays = copies.is_local
-        rounds = make_rounds(copies.take(~stays), len(nodes), cap // itemsize)
-        plan = cls(copies.take(stays), rounds, measure_traffic(copies, sources, targets, nodes, itemsize))
-        plan.check_agreement(group)
-        return plan
-
-    def check_agreement(self, group: dist.ProcessGroup | None) -> None:
-        """RuntimeError where a rank has made another plan: the first byte would hang the job. Collective."""
-        digests: list[str] = [""] * dist.get_world_size(group)
-        dist.all_gather_object(digests, plan_digest(self.local, self.rounds), group=group)
-        others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
-        if others:
-            raise RuntimeError(
-                f"Ranks {others} have planned another reshard than rank 0; they must run the same code and config."
-            )
+_HOST_ROUND = 8 << 20  # bytes in host memory: what one rank packs and another unpacks is still in the cache
 
 
 class ReshardSync:
@@ -97,10 +59,13 @@ class ReshardSync:
         source_layout, self._source = _source_of(policy, hf, shapes)
         self._weights = engine.open_weights(shapes) if engine is not None else None
         target = _target_of(self._weights, shapes)
-        self.plan = PushPlan.make(source_layout, target, shapes, cap, wire.itemsize, job.host_group)
+        is_host = not platform.is_gpu()
+        cap = min(cap, _HOST_ROUND) if is_host else cap
+        self.plan = plan = PushPlan.make(source_layout, target, shapes, cap, wire.itemsize, job.host_group)
+        self._shared = SharedArenas.open(plan.rounds, plan.nodes, wire, job.rank, job.host_group) if is_host else None
         self._aliases = Aliases(source_layout, target, self._source, self._weights) if alias and self._weights else None
         copies = Copies.concatenate(self.plan.local, self.plan.rounds.copies)
-        self._proof = Proof(copies, tuple(shapes), job.rank, wire)
+        self._proof = Proof(copies, tuple(shapes), job.rank, self._source, wire)
         local = self.plan.local
         self._executor = Executor(
             self._aliases.without(local, job.rank) if self._aliases else local,
@@ -111,6 +76,7 @@ class ReshardSync:
             wire,
             platform.device(),
             job.device_group,
+            self._shared,
         )
 
     def push(self, step: int) -> dict[str, float]:
@@ -141,8 +107,9 @@ class ReshardSync:
         modes = ", ".join(f"{count} {mode}" for mode, count in sorted(Counter(self.modes).items()))
         rounds = self.plan.rounds.num_rounds
         moves = f"weight sync by plan: {self.plan.traffic.summary()}; {rounds} rounds; parameters written: {modes or 'none'}"
-        shared = f"; {format_bytes(self._aliases.num_bytes)} of them are the trainer's own memory" if self._aliases else ""
-        return moves + shared
+        handed = "; in shared memory between ranks of one machine" if self._shared else ""
+        aliased = f"; {format_bytes(self._aliases.num_bytes)} of them are the trainer's own memory" if self._aliases else ""
+        return moves + handed + aliased
 
     @property
     def largest_module_bytes(self) -> int:
@@ -160,7 +127,7 @@ class ReshardSync:
         Parameters that vLLM keeps in kernel form are compared in the course of a push, before they are turned into it: with such
         ones, call it through :meth:`push`.
         """
-        self._proof.add_source(self._source)
+        self._proof.add_source()
         if self._weights is not None:
             for param in self._weights.comparable:
                 self._proof.subtract_target(param, self._weights.live(param))

@@ -22,6 +22,7 @@ from megatron_sppo.reshard.copies import Copies
 from megatron_sppo.reshard.declared import VLLM_VOCAB_MULTIPLE, Cluster, layouts, megatron_layout
 from megatron_sppo.reshard.planner import UnplannableLayout, plan_copies
 from megatron_sppo.reshard.rounds import make_rounds
+from megatron_sppo.reshard.shared_arenas import shared_starts
 from megatron_sppo.reshard.traffic import measure_traffic
 from megatron_sppo.weights.mapping import rule_for
 
@@ -312,6 +313,20 @@ def test_rows_wider_than_a_share_of_the_cap_are_cut() -> None:
     copies, *_ = planned(hf, cluster)
     rounds = make_rounds(copies.take(~copies.is_local), cluster.world_size, cap=400)
     assert rounds.copies.columns.max() <= 100 and rounds.copies.size.sum() == copies.take(~copies.is_local).size.sum()
+
+
+def test_what_a_rank_hands_over_in_a_round_lies_end_to_end() -> None:
+    hf, cluster = dense(), Cluster(tp=2, pp=2, dp=2, rollout_tp=4, num_engines=2, ranks_per_node=4)
+    copies, *_ = planned(hf, cluster)
+    rounds = make_rounds(copies.take(~copies.is_local), cluster.world_size, cap=1 << 14)
+    starts, nodes = shared_starts(rounds, cluster.nodes), np.asarray(cluster.nodes)
+    is_near = nodes[rounds.copies.source] == nodes[rounds.copies.target]
+    assert is_near.any() and not is_near.all() and np.array_equal(starts >= 0, is_near)
+    for number in range(rounds.num_rounds):
+        for rank in range(cluster.world_size):
+            slot = is_near & (rounds.round == number) & (rounds.copies.source == rank)
+            size = rounds.copies.size[slot]
+            assert np.array_equal(starts[slot], np.cumsum(size) - size)
 
 
 @pytest.mark.parametrize(

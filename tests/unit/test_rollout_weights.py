@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from megatron_sppo.models.hf_config import HFModelConfig
-from megatron_sppo.rollout.checksum import box_checksum, rectangle_checksum
+from megatron_sppo.rollout.checksum import box_checksum, rectangle_checksum, same_bits
 from megatron_sppo.rollout.weight_table import Region, weight_regions
 
 
@@ -114,3 +114,27 @@ def test_a_rectangle_checksum_is_that_of_the_elements_wherever_they_lie(width: i
     for start in range(4):
         part = values[:, start : start + width]
         assert rectangle_checksum(part) == rectangle_checksum(part.contiguous())
+
+
+def test_a_rectangle_checksum_of_many_megabytes_notices_its_last_row() -> None:
+    values = torch.zeros(5000, 1024, dtype=torch.bfloat16)
+    expected = rectangle_checksum(values)
+    values[-1, -1] = 1
+    assert rectangle_checksum(values) != expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_bits_are_compared_to_the_last_wherever_they_lie(dtype: torch.dtype) -> None:
+    """NaN equals NaN of the same bits; 0 and -0 differ. A part of wider rows is compared in several steps."""
+    values = torch.randn(3000, 131, generator=torch.Generator().manual_seed(0)).to(dtype)
+    values[5, 5] = float("nan")
+    for rows, columns in ((slice(None), slice(None)), (slice(None), slice(3, 130))):
+        for row, column in ((0, 3), (1500, 60), (2999, 129)):
+            other = values.clone()
+            assert same_bits(values[rows, columns], other[rows, columns])
+            assert same_bits(values[rows, columns], other[rows, columns].contiguous())
+            other[row, column] = 0.0
+            zero = other.clone()
+            zero[row, column] = -0.0
+            assert not same_bits(other[rows, columns], zero[rows, columns])
+            assert not same_bits(other[rows, columns].contiguous(), zero[rows, columns])

@@ -6,6 +6,9 @@ Prints one line per check that held; one that does not raises.
 from __future__ import annotations
 
 import dataclasses
+import resource
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,12 +16,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_sppo.models.hf_config import HFModelConfig
-from megatron_sppo.parallel import platform
 from megatron_sppo.reshard.boxes import Boxes, RankLayout, Shapes
 from megatron_sppo.reshard.catalogue import MoEModelConfig, hf_shapes
 from megatron_sppo.reshard.declared import Cluster, layouts
 from megatron_sppo.reshard.executor import Executor
-from megatron_sppo.reshard.sync import PushPlan
+from megatron_sppo.reshard.push_plan import PushPlan
+from megatron_sppo.reshard.shared_arenas import SharedArenas
 
 DENSE = HFModelConfig("qwen2", 4, 64, 4, 2, 16, 96, 199, False, 1e4, 1e-6, 64, ())
 MOE = MoEModelConfig(**(dataclasses.asdict(DENSE) | {"family": "qwen3", "num_layers": 2}), num_experts=8, expert_ffn_size=32)
@@ -33,6 +36,8 @@ CASES = {
     "EP4 -> TP4": (MOE, Cluster(tp=2, dp=2, ep=4, rollout_tp=4)),
     "EP2 PP2 -> EP4": (MOE, Cluster(tp=2, pp=2, ep=2, rollout_tp=4, rollout_ep=True)),
 }
+# Machine of each rank: what has both ends on one goes through shared arenas, the rest by messages.
+MACHINES = {"messages": (0, 1, 2, 3), "shared": (0, 0, 0, 0), "both": (0, 0, 1, 1)}
 
 
 class Memory:
@@ -83,27 +88,60 @@ def numbered(layout: RankLayout, shapes: Shapes, dtype: torch.dtype) -> list[Ten
     return [value.to(dtype) for value in values]
 
 
-def check(name: str, hf: HFModelConfig, cluster: Cluster, cap: int, source_dtype: torch.dtype, wire: torch.dtype) -> None:
+def check(name: str, machines: Sequence[int], cap: int, wire: torch.dtype) -> int:
+    """Number of copies that go through shared arenas."""
+    hf, cluster = CASES[name]
     rank, shapes = dist.get_rank(), hf_shapes(hf)
     sources, targets = layouts(hf, cluster, shapes)
     assert len(sources) == dist.get_world_size(), name
     plan = PushPlan.make(sources[rank], targets[rank], shapes, cap, wire.itemsize, None)
     assert plan.traffic.ratio_to_minimum == 1.0
-    source = numbered(sources[rank], shapes, source_dtype)
-    expected = numbered(targets[rank], shapes, source_dtype)
+    source = numbered(sources[rank], shapes, torch.float32)
+    expected = numbered(targets[rank], shapes, torch.float32)
     target = Memory([len(values) for values in expected], wire) if expected else None
     device = torch.device("cpu")
-    executor = Executor(plan.local, plan.rounds, rank, source, target, wire, device, None)
+    shared = SharedArenas.open(plan.rounds, machines, wire, rank, None)
+    executor = Executor(plan.local, plan.rounds, rank, source, target, wire, device, None, shared)
     assert executor.staging_bytes <= 4 * cap, f"{name}: {executor.staging_bytes} bytes of staging under a cap of {cap}"
-    for _ in range(2):
+    for _ in range(3):
         cost = executor.run()
         assert cost.received_bytes == plan.traffic.received[rank], name
         if target is not None:
             assert target.done.keys() == set(range(len(expected)))
             assert all(torch.equal(target.done[param], values.to(wire)) for param, values in enumerate(expected)), name
             target.done.clear()
+    return 0 if shared is None else int((shared.starts >= 0).sum())
+
+
+def check_no_room() -> None:
+    """Rank 2 cannot allocate shared memory: nobody shares, and nothing is left behind."""
+    shapes, cluster = hf_shapes(DENSE), Cluster(pp=4, num_engines=4)
+    sources, targets = layouts(DENSE, cluster, shapes)
+    rank = dist.get_rank()
+    plan = PushPlan.make(sources[rank], targets[rank], shapes, 1 << 16, 4, None)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if rank == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    shared = SharedArenas.open(plan.rounds, plan.nodes, torch.float32, rank, None)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert shared is None and "sppo-reshard" not in Path("/proc/self/maps").read_text(encoding="utf-8")
     if rank == 0:
-        print(f"PASS {name}, cap {cap}, {source_dtype} -> {wire}: {plan.rounds.num_rounds} rounds", flush=True)
+        print("PASS no room", flush=True)
+
+
+def check_no_name() -> None:
+    """Shared memory and sockets have no name in the file system that a crash could leave behind."""
+    shapes, cluster = hf_shapes(DENSE), Cluster(pp=4, num_engines=4)
+    sources, targets = layouts(DENSE, cluster, shapes)
+    rank = dist.get_rank()
+    plan = PushPlan.make(sources[rank], targets[rank], shapes, 1 << 16, 4, None)
+    shared = SharedArenas.open(plan.rounds, plan.nodes, torch.float32, rank, None)
+    assert shared is not None and shared.nbytes > 0
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    segments = [line.split(maxsplit=5)[-1] for line in maps if "sppo-reshard" in line]
+    assert segments == ["/memfd:sppo-reshard (deleted)"] * 4, segments
+    if rank == 0:
+        print("PASS no name", flush=True)
 
 
 def check_disagreement() -> None:
@@ -118,10 +156,15 @@ def check_disagreement() -> None:
 
 
 def main() -> None:
-    platform.start_distributed()
-    for name, (hf, cluster) in CASES.items():
-        check(name, hf, cluster, 1 << 12, torch.float32, torch.float32)
-        check(name, hf, cluster, 1 << 16, torch.float32, torch.bfloat16)
+    dist.init_process_group("gloo")  # no Megatron: importing it would take most of the time
+    for name in CASES:
+        for how, machines in MACHINES.items():
+            num_shared = check(name, machines, 1 << 13, torch.float32)
+            check(name, machines, 1 << 16, torch.bfloat16)
+            if dist.get_rank() == 0:
+                print(f"PASS {name}, {how}: {num_shared} copies through shared memory", flush=True)
+    check_no_room()
+    check_no_name()
     check_disagreement()
     dist.barrier()
     dist.destroy_process_group()

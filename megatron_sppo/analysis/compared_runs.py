@@ -56,9 +56,9 @@ class ComparedRun:
         return self._summed({step: mean * self.responses_per_step for step, mean in _by_step(lengths).items()})
 
     def _summed(self, per_step: Mapping[int, float]) -> list[float] | None:
-        """None where a step before the last validation is missing."""
-        last = max(self.scores(), default=0)
-        if any(step not in per_step for step in range(1, last + 1)):
+        """None where there is none, or a step before the last one or the last validation is missing."""
+        last = max([*per_step, *self.scores()], default=0)
+        if not per_step or any(step not in per_step for step in range(1, last + 1)):
             return None
         return list(accumulate((per_step[step] for step in range(1, last + 1)), initial=0.0))
 
@@ -150,4 +150,5 @@ class Summary:
         scores = compared.scores()
         values = list(scores.values()) or [math.nan]
         seconds, tokens = compared.seconds() or [math.nan], compared.tokens() or [math.nan]
-        return cls(max(scores, default=0), values[0], max(values), values[-1], seconds[-1] / 60, tokens[-1])
+        last_step = max((step for series in compared.run.series.values() for step in series.steps), default=0)
+        return cls(last_step, values[0], max(values), values[-1], seconds[-1] / 60, tokens[-1])

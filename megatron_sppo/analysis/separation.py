@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Separation:
 
     @classmethod
     def of(cls, trajectories: Sequence[Trajectory]) -> Separation:
+        trajectories = one_value_per_prompt(trajectories)
         problems = list(mixed(trajectories).values())
         pairs_P = torch.tensor([_num_pairs(problem) for problem in problems], dtype=torch.float64)
         rewards_B = torch.tensor([float(found.right) for found in trajectories])
@@ -47,6 +48,15 @@ class Separation:
             pooled.append(metrics.auroc(values_B, rewards_B))
         count = sum(map(len, problems))
         return cls(tuple(within), tuple(low), tuple(high), tuple(pooled), len(problems), count)
+
+
+def one_value_per_prompt(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """With V of the prompt alone equal in all its responses, as it is but for rounding, which must not rank them."""
+    first: dict[str, list[float]] = {}
+    for found in trajectories:
+        first.setdefault(found.prompt, []).append(found.values[0])
+    means = {prompt: sum(values) / len(values) for prompt, values in first.items()}
+    return [replace(found, values=(means[found.prompt], *found.values[1:])) for found in trajectories]
 
 
 def mixed(trajectories: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from matplotlib.collections import PathCollection
 
-from megatron_sppo.analysis.compared_runs import read_runs
+from megatron_sppo.analysis.compared_runs import Summary, read_runs
 from megatron_sppo.analysis.curves import Curve, band
 from megatron_sppo.analysis.figures import score_time
 from megatron_sppo.analysis.figures.chart import Evidence, NotDrawn
@@ -108,6 +108,20 @@ def test_auroc_within_a_problem_and_over_all_pairs() -> None:
     assert found.pooled[0] == pytest.approx((0.5 + 1 + 0.5 + 1 + 0 + 0.5) / 6) and found.pooled[-1] == pytest.approx(4 / 6)
     assert POSITIONS[0] == 0.0 and POSITIONS[-1] == 1.0
     assert math.isnan(Separation.of([Trajectory("a", right=True, values=(0.5,), per_token=True)]).within[0])
+
+
+def test_rounding_of_one_prompts_value_ranks_nothing() -> None:
+    """A critic that reads the prompt alone computes V in several micro-batches, whose last bits differ."""
+    noises = ((True, 1e-7), (False, 0.0), (True, 2e-7))
+    copies = [Trajectory("a", right, (0.5 + noise,), per_token=False) for right, noise in noises]
+    assert set(Separation.of(copies).within) == {0.5}
+
+
+def test_a_run_without_validation_has_its_time_and_tokens(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", "sppo", 1, {0: 0.4, 3: 0.5}, seconds=20.0, benchmarks=())
+    (run,) = read_runs([str(folder)])
+    found = Summary.of(run)
+    assert (found.last_step, found.minutes, found.tokens) == (3, 1.0, 3000) and math.isnan(found.best)
 
 
 def test_variants_of_a_method_share_its_colour() -> None:

@@ -82,7 +82,7 @@ def test_the_ablation_shows_sppo_and_both_ppos_against_steps(evidence: Evidence)
     ]
     for label in ("SPPO", "PPO", "PPO + BCE"):
         assert rows(numbers, "step", "score", method=label, seed="mean") in lines(axes)
-    with pytest.raises(NotDrawn, match="there are runs with validations of sppo alone"):
+    with pytest.raises(NotDrawn, match="the runs that have validations are of sppo"):
         loss_ablation.draw(Evidence(evidence.runs[:6], "grpo"))
 
 

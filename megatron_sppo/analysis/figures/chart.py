@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +29,16 @@ class Table:
     rows: tuple[tuple[Any, ...], ...]
 
     def csv(self) -> str:
-        """Floats with all their digits."""
+        """Floats with all their digits; nothing where a number is not defined."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([self.header, *self.rows])
+        writer.writerow(self.header)
+        writer.writerows([[_cell(value) for value in row] for row in self.rows])
         return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return "" if isinstance(value, float) and math.isnan(value) else value
 
 
 @dataclass(frozen=True)

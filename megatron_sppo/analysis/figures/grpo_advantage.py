@@ -27,7 +27,8 @@ THEORY = (
 )
 ASSIGNED = (
     f"Right: what the runs assigned, up to {MOST_DOTS} responses each, evenly over the run; p is the mean reward of the "
-    "prompt's group where the method samples one, else V. Groups are finite, so GRPO's dots lie a little off the curves."
+    "prompt's group where the method samples one, else V. Groups are finite, so GRPO's dots lie a little off the curves; "
+    "whitening moves PPO's."
 )
 NONE = "No run wrote the advantages that it assigned (`advantage` in calibration.jsonl)."
 
@@ -97,5 +98,6 @@ def _draw_assigned(axes: Axes, assigned: Table, evidence: Evidence) -> None:
     for label, look in evidence.looks().items():
         points = [(row[3], row[5]) for row in assigned.rows if row[0] == label]
         if points:
-            axes.scatter(*zip(*points, strict=True), s=9, alpha=0.5, color=look.color, label=words(label), linewidths=0)
+            axes.scatter(*zip(*points, strict=True), s=9, alpha=0.5, color=look.color, linewidths=0)
+            axes.scatter([], [], s=36, color=look.color, label=words(label))  # opaque, for the legend
     legend_beside(axes)

@@ -13,8 +13,8 @@ def draw(evidence: Evidence) -> tuple[Chart, ...]:
     runs = [run for run in evidence.runs if run.algorithm in ABLATED and run.scores()]
     kinds = {run.algorithm for run in runs}
     if len(kinds) < 2:
-        found = " and ".join(sorted(kinds)) or "none"
-        raise NotDrawn(f"it compares sppo, ppo and ppo_bce, and of these there are runs with validations of {found} alone")
+        found = ", ".join(sorted(kinds)) or "none"
+        raise NotDrawn(f"it compares sppo, ppo and ppo_bce; of these, the runs that have validations are of {found}")
     score = same_benchmarks(runs)
     methods = seeds_of(evidence.methods(runs), evidence.looks())
     figure = new_figure(8.2)

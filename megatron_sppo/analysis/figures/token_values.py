@@ -58,7 +58,7 @@ def _panels(run: ComparedRun, trajectories: Sequence[Trajectory], *, alone: bool
         axes.set_title(f"{words(chosen[place])}{rates.get(chosen[place], '')}", fontsize=8)
         _finish_panel(axes, place, rows, columns)
     handles = [Line2D([], [], color=RIGHT, label="right response"), Line2D([], [], color=WRONG, label="wrong response")]
-    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     caption = (
         f"V(s_t) of the token-level critic of {run.method} (seed {run.seed}) along right (blue) and wrong (red) responses; 0 is "
         f"V of the prompt alone, 1 is V before the last token. {len(chosen)} of the {len(problems)} problems with responses of "
@@ -115,7 +115,8 @@ def _separation(probed: Sequence[tuple[ComparedRun, Sequence[Trajectory]]], evid
         rows += [(run.name, *point, found.num_problems, found.num_responses) for point in zip(*columns, strict=True)]
     axes.axhline(0.5, color=INK, linestyle=":", linewidth=1)
     axes.annotate("chance", (1, 0.5), (-2, 3), textcoords="offset points", ha="right", fontsize=8, color=INK)
-    axes.set_ylim(min(0.4, *(value for row in rows for value in (row[2], row[5]) if not math.isnan(value))), 1.01)
+    lowest = min((value for row in rows for value in (row[2], row[5]) if not math.isnan(value)), default=0.5)
+    axes.set_ylim(0.4 if lowest > 0.4 else -0.01, 1.01)
     finish(axes, "share of the response that V has read", "AUROC of V, right against wrong", legend=False)
     legend_beside(axes)
     header = ("run", "position", "within", "low", "high", "pooled", "problems", "responses")

@@ -62,6 +62,16 @@ def test_keys_that_are_named_exist(page: Path) -> None:
     assert sorted(word for word in wrong if word not in KEYS and f"model.{word}" not in KEYS) == []
 
 
+def test_keys_beside_verls_exist() -> None:
+    rows = [
+        line.split("|")[1:-1]
+        for line in (ROOT / "docs" / "migrating_from_verl.md").read_text().splitlines()
+        if line.startswith("| `")
+    ]
+    ours = {word.partition("=")[0] for _, here, _ in rows for word in re.findall(r"`([a-z_.]+(?:=\w+)?)`", here)}
+    assert len(rows) > 50 and sorted(ours - KEYS) == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_yaml_can_be_read(page: Path) -> None:
     for block in re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):

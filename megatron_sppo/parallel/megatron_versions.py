@@ -35,7 +35,8 @@ def installed() -> str:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         file = Path(folder) / "core" / "package_info.py"
         if file.is_file():
-            return str(runpy.run_path(str(file))["__version__"])
+            version = str(runpy.run_path(str(file))["__version__"])
+            return version.partition("+")[0]  # what follows is the commit of whatever repository one stands in
     raise UserError(f"megatron-core is not installed: pip install '{SUPPORTED.requirement}'")
 
 

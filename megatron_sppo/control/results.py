@@ -46,7 +46,7 @@ class Group:
     runs: tuple[Run, ...]
 
     def curve(self) -> list[Interval]:
-        return [_clipped(over_seeds(points)) for points in zip(*(run.smooth for run in self.runs), strict=True)]
+        return [clipped(over_seeds(points)) for points in zip(*(run.smooth for run in self.runs), strict=True)]
 
     def of(self, key: str) -> Interval:
         """A number of ``result.json`` over seeds."""
@@ -57,8 +57,8 @@ def over_seeds(values: Sequence[float]) -> Interval:
     return sum(values) / len(values), *student_interval(values)
 
 
-def _clipped(interval: Interval) -> Interval:
-    """A rate lies between 0 and 1, and so does what is drawn of its interval."""
+def clipped(interval: Interval) -> Interval:
+    """A rate lies between 0 and 1, and so does what is shown of its interval."""
     mean, low, high = interval
     return mean, max(low, 0.0), min(high, 1.0)
 

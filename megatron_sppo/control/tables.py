@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_sppo.control.results import WINDOW, Group, Interval, over_seeds
+from megatron_sppo.control.results import WINDOW, Group, Interval, clipped, over_seeds
 from megatron_sppo.control.tasks import TASKS
 
 FINAL = (
@@ -50,7 +50,12 @@ def _line(name: str, group: Group) -> str:
     setback = over_seeds([run.setback for run in group.runs])
     cells = (
         *(TASKS[name].title, group.algorithm, str(len(group.runs)), f"{group.of('before/success')[0]:.3f}"),
-        *(_shown(group.of("after/success")), _shown(training), f"{setback[0]:.3f}", f"{group.of('seconds_rl')[0]:.0f}"),
+        *(
+            _shown(clipped(group.of("after/success"))),
+            _shown(clipped(training)),
+            f"{setback[0]:.3f}",
+            f"{group.of('seconds_rl')[0]:.0f}",
+        ),
     )
     return f"| {' | '.join(cells)} |\n"
 

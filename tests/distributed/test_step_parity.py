@@ -149,7 +149,7 @@ def results(
     for num_ranks, cases in ((2, cases_of(LAYOUTS) | options), (4, cases_of(PRODUCTS))):
         file = folder / f"cases_{num_ranks}.json"
         file.write_text(json.dumps(cases))
-        output = torchrun(PROGRAM, num_ranks, args=[file], timeout=300)
+        output = torchrun(PROGRAM, num_ranks, args=[file], timeout=600)
         lines = [json.loads(line.removeprefix("RESULT ")) for line in output.splitlines() if line.startswith("RESULT ")]
         found |= {line["case"]: line for line in lines}
     return found

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from megatron_sppo.config.code_limits import CodeLimits
 from megatron_sppo.rewards.code.asserts import AssertTests, CallTable, Separated
 from megatron_sppo.rewards.code.expression import evaluate
 from megatron_sppo.rewards.code.gold import CallTests, StdioTests, Tests
-from megatron_sppo.rewards.code.limits import MIB, CodeLimits
+from megatron_sppo.rewards.code.limits import MIB
 from megatron_sppo.rewards.code.traffic import Late, Overflow, Program
 from megatron_sppo.rewards.code.values import Raised, Unreadable, equal, read_result, same_output
 from megatron_sppo.rewards.code.worker import SandboxFailure, Worker

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_sppo.config.code_limits import CodeLimits
 from megatron_sppo.errors import UserError
-from megatron_sppo.rewards.code.limits import MIB, CodeLimits
+from megatron_sppo.rewards.code.limits import MIB
 from megatron_sppo.rewards.code.pool import Pool
 from megatron_sppo.rewards.code.traffic import Late, Program
 

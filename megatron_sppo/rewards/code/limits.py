@@ -1,9 +1,3 @@
-"""Limits on one graded program: the section `reward.code` of the config."""
+"""The unit of the limits on a graded program, which are in ``config/code_limits.py``."""
 
-from __future__ import annotations
-
-from megatron_sppo.config.code_limits import CodeLimits
-
-__all__ = ["MIB", "CodeLimits"]
-
-MIB = 1 << 20
+MIB = 1 << 20  # bytes

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from megatron_sppo.rewards.code.limits import CodeLimits
+from megatron_sppo.config.code_limits import CodeLimits
 from megatron_sppo.rewards.code.worker import SandboxFailure, Worker
 
 

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from megatron_sppo.config.code_limits import CodeLimits
 from megatron_sppo.rewards.code.asserts import AssertTests
 from megatron_sppo.rewards.code.extract import last_program
 from megatron_sppo.rewards.code.faults import BadTests
 from megatron_sppo.rewards.code.gold import Tests, read_tests
 from megatron_sppo.rewards.code.grade import PASSED, grade
 from megatron_sppo.rewards.code.isolation import measured, require
-from megatron_sppo.rewards.code.limits import CodeLimits
 from megatron_sppo.rewards.code.pool import Pool
 from megatron_sppo.rewards.code.worker import SandboxFailure
 from megatron_sppo.rewards.protocol import Sample, Verdict

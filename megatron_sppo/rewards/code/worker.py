@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron_sppo.rewards.code.limits import CodeLimits
+from megatron_sppo.config.code_limits import CodeLimits
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[3]
 START = "import sys; sys.path.append(sys.argv.pop()); from megatron_sppo.rewards.code.supervisor import main; main()"

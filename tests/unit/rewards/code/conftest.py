@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from megatron_sppo.config.code_limits import CodeLimits
 from megatron_sppo.errors import UserError
-from megatron_sppo.rewards.code.limits import CodeLimits
 from megatron_sppo.rewards.code.reward import CodeReward
 from megatron_sppo.rewards.protocol import Sample, Verdict
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from megatron_sppo.config.code_limits import CodeLimits
 from megatron_sppo.errors import UserError
 from megatron_sppo.rewards.code import seccomp, syscalls
 from megatron_sppo.rewards.code.confine import Confinement
 from megatron_sppo.rewards.code.isolation import Isolation, require
-from megatron_sppo.rewards.code.limits import CodeLimits
 
 ROOT = Path(__file__).resolve().parents[4]
 UNSHARE, CREATE_RULESET = 272, 444  # x86_64
@@ -29,7 +29,7 @@ if refused:
     steps = [step for n in refused for step in ((seccomp.EQUAL, 0, 1, n), (seccomp.RETURN, 0, 0, seccomp.REFUSE))]
     seccomp.load([(seccomp.LOAD, 0, 0, 0), *steps, (seccomp.RETURN, 0, 0, seccomp.ALLOW)])
 from megatron_sppo.errors import UserError
-from megatron_sppo.rewards.code.limits import CodeLimits
+from megatron_sppo.config.code_limits import CodeLimits
 from megatron_sppo.rewards.code.reward import CodeReward
 from megatron_sppo.rewards.protocol import Sample
 try:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_sppo.rewards.code.limits import CodeLimits
+from megatron_sppo.config.code_limits import CodeLimits
 from megatron_sppo.rewards.code.reward import CodeReward
 from tests.unit.rewards.code.processes import descendants
 
@@ -113,7 +113,7 @@ def test_a_fork_starts_its_own(reward, grade, make_sample) -> None:
 
 PARENT = """
 import sys, time
-from megatron_sppo.rewards.code.limits import CodeLimits
+from megatron_sppo.config.code_limits import CodeLimits
 from megatron_sppo.rewards.code.reward import CodeReward
 from megatron_sppo.rewards.protocol import Sample
 reward = CodeReward(CodeLimits(workers=1, test_seconds=30))

@@ -22,7 +22,6 @@ from megatron_sppo import metrics
 from megatron_sppo.batch import Prompts, Rollouts
 from megatron_sppo.build import build, prepare
 from megatron_sppo.config.schema import Config
-from megatron_sppo.critic import ValueModel
 from megatron_sppo.evaluation.store import write_whole
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.job import Job
@@ -94,7 +93,7 @@ def trajectories(parts: Parts, rollouts: Rollouts, rewards_PK: Tensor, chosen: S
     if not chosen:
         return []
     picked, samples, form = rollouts.select(chosen), rewards_PK.shape[1], parts.algorithm.critic
-    values = read(parts.critic, picked)
+    values = parts.critic.values(picked.prompt_tokens, picked.response_tokens)
     return [
         {
             "prompt": rollouts.prompts.ids[index // samples],
@@ -105,10 +104,6 @@ def trajectories(parts: Parts, rollouts: Rollouts, rewards_PK: Tensor, chosen: S
         }
         for index, row in zip(chosen, values.rows(), strict=True)
     ]
-
-
-def read(critic: ValueModel, rollouts: Rollouts) -> Ragged:
-    return critic.values(rollouts.prompt_tokens, rollouts.response_tokens)
 
 
 def write(folder: Path, found: Answers, about: Mapping[str, Any]) -> None:

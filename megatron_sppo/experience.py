@@ -61,7 +61,7 @@ class Collector:
         plan = self._plan(step)
         rounds = [self._sample(step, plan, clock, on_progress)]
         if not self._rounds:
-            return _experience(rounds[0], rounds[0].rollouts, rounds, {})
+            return _experience(rounds[0], rounds[0].rollouts, {})
         while len(rounds) < self._rounds and self._informative(rounds, plan).sum() < self._num_prompts:
             rounds.append(self._sample(step, plan, clock, on_progress))
         return self._best(rounds, plan)
@@ -90,7 +90,7 @@ class Collector:
             "dynamic_sampling/filled": max(0, self._num_prompts - found),
             "dynamic_sampling/surplus": max(0, found - self._num_prompts),
         }
-        return _experience(joined, joined.rollouts.select(rows), rounds, counts, rows)
+        return _experience(joined, joined.rollouts.select(rows), counts, rows)
 
 
 def _set_apart(drawn: Drawn, rollouts: Rollouts, graded: Graded, plan: SamplingPlan, policy_step: int) -> _Round:
@@ -103,9 +103,7 @@ def _set_apart(drawn: Drawn, rollouts: Rollouts, graded: Graded, plan: SamplingP
     return _Round(drawn, rollouts.select(trained), kept, greedy_rewards_P, num_tokens, policy_step)
 
 
-def _experience(
-    whole: _Round, rollouts: Rollouts, rounds: list[_Round], counts: dict[str, float], rows: list[int] | None = None
-) -> Experience:
+def _experience(whole: _Round, rollouts: Rollouts, counts: dict[str, float], rows: list[int] | None = None) -> Experience:
     """``rows`` of ``whole`` are trained on, or all; the reward's metrics are over all that were sampled by the policy."""
     rewards_B = whole.graded.rewards if rows is None else whole.graded.rewards[rows]
     greedy = whole.greedy_rewards_P
@@ -121,7 +119,7 @@ def _experience(
             **whole.graded.metrics(),
             **found,
             **counts,
-            "rollout/tokens": sum(part.num_tokens for part in rounds),
+            "rollout/tokens": whole.num_tokens,
         },
     )
 

@@ -68,6 +68,10 @@ class Ragged:
         """[B] sum of each row; 0 for an empty row."""
         return segment_sum(self.values, self.lengths)
 
+    def row_means(self) -> Tensor:
+        """[B] mean of each row; NaN for an empty one."""
+        return self.row_sums() / self.lengths
+
 
 def segment_ids(lengths: Tensor) -> Tensor:
     """[N] which row each flat element belongs to."""

@@ -200,7 +200,7 @@ def rollout_metrics(
     rollouts: Rollouts, rewards_B: Tensor, values: Ragged, advantages: Ragged, old_logprobs: Ragged
 ) -> dict[str, float]:
     """What a step's rollouts say before anything is updated."""
-    advantages_B = advantages.row_sums() / advantages.lengths
+    advantages_B = advantages.row_means()
     gap_N = old_logprobs.values - rollouts.engine_logprobs.values
     return {
         **value_metrics(rewards_B, values),
@@ -238,7 +238,7 @@ def calibration_columns(
         "probability": drawn.probability_P[rollouts.prompt_index_B].tolist(),
         "value": values_B.tolist() if len(values_B) else [None] * len(rollouts),  # None: no critic
         "reward": rewards_B.tolist(),
-        "advantage": (advantages.row_sums() / advantages.lengths).tolist(),  # mean over the response's tokens
+        "advantage": advantages.row_means().tolist(),  # mean over the response's tokens
     }
 
 

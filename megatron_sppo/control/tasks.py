@@ -82,7 +82,6 @@ def _pointing_up(final_BD: Floats, _ended_B: Flags) -> Flags:
     return final_BD[:, 0] > 0.8
 
 
-_POLE_SCALE = (2.4, 2.0, 0.21, 2.0)
 _HOPPER_SCALE = (4.0, 1.0, 0.3, 0.5, 0.5, 0.5, 2.0, 2.0, 2.0, 4.0, 4.0, 4.0)
 
 TASKS: Mapping[str, Task] = {

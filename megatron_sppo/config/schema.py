@@ -148,7 +148,7 @@ class RolloutConfig:
     )
     quantization: Literal["none", "fp8"] = knob("none", "fp8 = vLLM quantises each pushed weight to FP8 (GPU only)")
     verify_weights_every: int = knob(
-        20, "prove by checksums, each Nth step and at start, that vLLM holds the trainer's weights; 0 = only at start"
+        25, "prove by checksums, each Nth step and at start, that vLLM holds the trainer's weights; 0 = only at start"
     )
     max_logprob_gap: float = knob(0.5, "start-up gate: mean |log pi_trainer - log pi_engine| above this stops the run")
 

@@ -1,7 +1,7 @@
 """Arenas in memory that the ranks of one machine share: what one packs, another unpacks, and no socket carries it.
 
 A byte through a socket of the same machine is copied twice by the kernel, on both ends' cores. Here the sender copies its
-rectangles into its arena and the receiver copies them out of it, and a round small enough stays in the cache between the two.
+rectangles into its arena and the receiver copies them out of it.
 
 Each rank owns an arena of two slots. Round by round it fills one and tells its partners by a token; a partner's token means
 that its own slot is filled, and that it has read all of the round before, so that the other slot may be overwritten. Slots

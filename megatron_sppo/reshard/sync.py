@@ -34,8 +34,6 @@ from megatron_sppo.weights.mapping import mapped_parameters
 if TYPE_CHECKING:
     from megatron_sppo.rollout.live_weights import LiveWeights, Mode  # imports vLLM
 
-_HOST_ROUND = 8 << 20  # bytes in host memory: what one rank packs and another unpacks is still in the cache
-
 
 class ReshardSync:
     """Implements :class:`~megatron_sppo.reshard.weight_sync.WeightSync` with the fewest bytes. Building it is collective."""
@@ -60,7 +58,6 @@ class ReshardSync:
         self._weights = engine.open_weights(shapes) if engine is not None else None
         target = _target_of(self._weights, shapes)
         is_host = not platform.is_gpu()
-        cap = min(cap, _HOST_ROUND) if is_host else cap
         self.plan = plan = PushPlan.make(source_layout, target, shapes, cap, wire.itemsize, job.host_group)
         self._shared = SharedArenas.open(plan.rounds, plan.nodes, wire, job.rank, job.host_group) if is_host else None
         self._aliases = Aliases(source_layout, target, self._source, self._weights) if alias and self._weights else None

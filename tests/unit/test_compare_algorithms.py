@@ -39,8 +39,8 @@ def test_methods_differ_in_nothing_that_is_not_theirs(method: str) -> None:
     assert ours.steps % ours.validation.every == 0, "the last step is measured"
 
 
-def left(out: Path) -> list[str]:
-    words = ["--out", str(out), "--methods", "sppo", "grpo", "--seeds", "1", "2", "--dry-run", "logging.tensorboard=true"]
+def left(out: Path, *more: str) -> list[str]:
+    words = ["--out", str(out), "--methods", "sppo", "grpo", "--seeds", "1", "2", "--dry-run", "logging.tensorboard=true", *more]
     done = subprocess.run([sys.executable, FOLDER / "compare.py", *words], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
@@ -52,3 +52,15 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     (tmp_path / "grpo" / "seed_1").mkdir(parents=True)
     (tmp_path / "grpo" / "seed_1" / "train_summary.json").touch()
     assert [line for line in everything if line not in left(tmp_path)] == [everything[3]] and "grpo.yaml" in everything[3]
+
+
+def test_trl_runs_from_the_warm_start_that_the_others_have(tmp_path: Path) -> None:
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "torchrun").touch()
+    ours, trl = left(tmp_path)[:-1], left(tmp_path, "--trl", str(tmp_path / "venv"))
+    added = [line for line in trl[:-1] if line not in ours]
+    assert len(added) == 2 and all("trl_grpo.py" in line and "logging.tensorboard" not in line for line in added)
+    for seed, line in enumerate(added, start=1):
+        warm = tmp_path / "warm_start" / f"seed_{seed}"
+        assert f"--model {warm}/hf " in line and f"--assets {warm}/assets " in line
+    assert trl[-1].count("TRL GRPO=") == 2

@@ -24,6 +24,10 @@ def configure_environment() -> None:
     """vLLM's process-wide switches, which it reads from the environment when it is imported. The one place that sets them."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine lives in this process
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # torchrun's OMP_NUM_THREADS stands
+    if not platform.is_gpu():
+        # What vLLM compiles for a CPU calls its all-reduce by a number that counts the groups made in this process. Read from the
+        # cache into a process that made others, it silently reduces over a wrong group (seen with TP2 on four ranks, vLLM 0.32).
+        os.environ["VLLM_DISABLE_COMPILE_CACHE"] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 

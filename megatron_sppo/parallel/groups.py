@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch.distributed as dist
@@ -103,27 +104,27 @@ _PRISTINE = _snapshot()  # taken at import: the state before any layout was init
 
 
 def build_groups(layouts: list[Layout], seed: int) -> list[ModelGroups]:
-    """Groups for each layout over all ranks; equal layouts share theirs. Collective.
+    """Groups for each layout over all ranks; equal layouts share theirs, those of earlier calls too. Collective.
 
     The first layout's state stays in place as Megatron's global state.
     """
-    made: dict[Layout, ModelGroups] = {}
-    timeout = platform.world_timeout()
-    for layout in layouts:
-        if layout in made:
-            continue
-        _restore(_PRISTINE)
-        parallel_state.initialize_model_parallel(
-            tensor_model_parallel_size=layout.tp,
-            pipeline_model_parallel_size=layout.pp,
-            context_parallel_size=layout.cp,
-            create_gloo_process_groups=False,
-            distributed_timeout_minutes=timeout // timedelta(minutes=1),
-        )
-        made[layout] = ModelGroups(layout, ProcessGroupCollection.use_mpu_process_groups(), _snapshot())
-    _restore(made[layouts[0]].state)
+    groups = [_groups_of(layout) for layout in layouts]
+    _restore(groups[0].state)
     model_parallel_cuda_manual_seed(seed)
-    return [made[layout] for layout in layouts]
+    return groups
+
+
+@cache  # Megatron makes some 40 process groups for a layout, and gloo keeps two threads or more for each until the process ends
+def _groups_of(layout: Layout) -> ModelGroups:
+    _restore(_PRISTINE)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tp,
+        pipeline_model_parallel_size=layout.pp,
+        context_parallel_size=layout.cp,
+        create_gloo_process_groups=False,
+        distributed_timeout_minutes=platform.world_timeout() // timedelta(minutes=1),
+    )
+    return ModelGroups(layout, ProcessGroupCollection.use_mpu_process_groups(), _snapshot())
 
 
 def is_main() -> bool:

@@ -14,6 +14,7 @@ from megatron_sppo.losses import LossSum
 from megatron_sppo.metrics import Mean, Metric
 from megatron_sppo.models.batching import MiniBatch, epoch_order, plan_mini_batches
 from megatron_sppo.models.engine import MegatronEngine
+from megatron_sppo.models.flops import Work
 from megatron_sppo.models.packing import PackedSequences, Reads, RowLayout, concatenate, pack, positions_before
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.collectives import gather_rows
@@ -61,9 +62,12 @@ class Actor:
 
     def _plan(self, prompts: Ragged, responses: Ragged, order: Sequence[int]) -> list[MiniBatch]:
         lengths = (prompts.lengths + responses.lengths).tolist()
-        return plan_mini_batches(
-            lengths, order, self.config.mini_batch_size, self.engine.groups.dp, self.config.micro_batch_tokens
-        )
+        config, engine = self.config, self.engine
+        return plan_mini_batches(lengths, order, config.mini_batch_size, engine.groups.dp, config.micro_batch_tokens, engine.cost)
+
+    def work(self, prompts: Ragged, responses: Ragged) -> Work:
+        """Of one forward pass over all ranks."""
+        return Work.forward(self.engine.hf, (prompts.lengths + responses.lengths).tolist(), int(responses.lengths.sum()))
 
     def _token_scores(self, output: Tensor, rows: ResponseRows) -> tuple[Tensor, Tensor]:
         """(log-probs [R], entropy [R]) of the response tokens at the sampling temperature."""

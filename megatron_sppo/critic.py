@@ -21,6 +21,7 @@ from megatron_sppo.losses import LossSum
 from megatron_sppo.metrics import Mean, Metric
 from megatron_sppo.models.batching import MiniBatch, epoch_order, plan_mini_batches
 from megatron_sppo.models.engine import MegatronEngine
+from megatron_sppo.models.flops import Work
 from megatron_sppo.models.packing import PackedSequences, Reads, RowLayout, concatenate, pack, positions_before
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.collectives import gather_rows
@@ -38,6 +39,10 @@ class ValueModel(Protocol):
         """All epochs and mini-batches of one step. Collective; the metrics are the same on every rank."""
         ...
 
+    def work(self, prompts: Ragged, responses: Ragged) -> Work:
+        """Of :meth:`values` over all ranks."""
+        ...
+
 
 class NoCritic:
     """Of algorithms that take their baseline from other responses."""
@@ -47,6 +52,9 @@ class NoCritic:
 
     def update(self, batch: CriticBatch | None, loss: Loss, seed: int) -> dict[str, Metric]:
         return {}
+
+    def work(self, prompts: Ragged, responses: Ragged) -> Work:
+        return Work(0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,12 @@ class Critic:
 
     def _plan(self, sequences: _Sequences, order: Sequence[int]) -> list[MiniBatch]:
         config, lengths = self.config, sequences.tokens.lengths.tolist()
-        return plan_mini_batches(lengths, order, config.mini_batch_size, self.engine.groups.dp, config.micro_batch_tokens)
+        engine = self.engine
+        return plan_mini_batches(lengths, order, config.mini_batch_size, engine.groups.dp, config.micro_batch_tokens, engine.cost)
+
+    def work(self, prompts: Ragged, responses: Ragged) -> Work:
+        """See the protocol."""
+        return Work.forward(self.engine.hf, _Sequences.of(prompts, responses, self.form).tokens.lengths.tolist())
 
     def _logits(self, output: Tensor, rows: _ValueRows) -> Tensor:
         """[N] logits where V is wanted."""

@@ -43,7 +43,9 @@ class SFTTrainer:
         """This data-parallel rank's micro-batches."""
         model = self.config.model
         lengths = (examples.prompt_tokens.lengths + examples.response_tokens.lengths).tolist()
-        (plan,) = plan_mini_batches(lengths, range(len(lengths)), 0, self.engine.groups.dp, model.micro_batch_tokens)
+        (plan,) = plan_mini_batches(
+            lengths, range(len(lengths)), 0, self.engine.groups.dp, model.micro_batch_tokens, self.engine.cost
+        )
         return [
             response_rows(examples.prompt_tokens, examples.response_tokens, indices, self.engine.row_layout)
             for indices in plan.bins[self.engine.groups.dp_rank]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor
 
 from megatron_sppo import metrics
@@ -22,7 +25,9 @@ from megatron_sppo.data.prompts import PromptStream
 from megatron_sppo.errors import UserError
 from megatron_sppo.evaluation.validation import Validation, Validator
 from megatron_sppo.experience import Collector
+from megatron_sppo.models.flops import Work, rates
 from megatron_sppo.monitor.clock import StepClock
+from megatron_sppo.monitor.profiler import Profiler, named_range
 from megatron_sppo.monitor.run_log import RunLog
 from megatron_sppo.parallel import platform
 from megatron_sppo.ragged import Ragged
@@ -56,6 +61,7 @@ class Parts:
 class Trainer:
     def __init__(self, parts: Parts, log: RunLog) -> None:
         self.parts, self.log, self.config = parts, log, parts.config
+        self.profiler = Profiler(self.config.profile, Path(self.config.run_dir), dist.get_rank(), platform.is_gpu())
         self.best_accuracy = -1.0
         self.stopped_after = 0  # the step before the last that a stop file ended the run with
 
@@ -66,7 +72,9 @@ class Trainer:
         if first_step == 1 and validation.before_training:
             last = self.validate(0)
         for step in range(first_step, self.config.steps + 1):
-            self.log.train(step, self.step(step))
+            with self.profiler.step(step):
+                found = self.step(step)
+            self.log.train(step, found)
             due = validation.every and (step % validation.every == 0 or step == self.config.steps)
             is_best = False
             if due:
@@ -122,7 +130,7 @@ class Trainer:
         """Of a step; what engines have sampled between steps, for a validation, is not the step's."""
         if isinstance(self.parts.engine, RemoteEngine):
             self.parts.engine.take_busy_seconds()
-        return StepClock(on_phase=self.log.phase, synchronize=platform.synchronize)
+        return StepClock(self.log.phase, platform.synchronize, partial(named_range, on_gpu=platform.is_gpu()))
 
     def _staleness(self, step: int, policy_step: int) -> dict[str, float]:
         """Actor updates between the policy that sampled and the one that ``step`` updates; all responses of a step are alike."""
@@ -136,9 +144,29 @@ class Trainer:
         """Seconds and throughput; where ranks train or roll out, also who waited for whom."""
         num_tokens = int(rollouts.prompt_tokens.lengths.sum() + rollouts.response_tokens.lengths.sum())
         found = clock.metrics(num_tokens, platform.peak_device_gib())
+        found.update(self._phase_rates(found, rollouts))
         if isinstance(self.parts.engine, RemoteEngine):
             found["perf/train_idle"] = clock.share("rollout", "rollout_wait")
             found["perf/rollout_idle"] = 1 - self.parts.engine.take_busy_seconds() / found["time/step"]
+        return found
+
+    def _phase_rates(self, clock: Mapping[str, float], rollouts: Rollouts) -> dict[str, float]:
+        """Tokens and model FLOPs per second of each phase that a model computes in (docs/metrics.md has the formula)."""
+        ranks, peak = dist.get_world_size(), platform.peak_flops()
+        actor = self.parts.actor.work(rollouts.prompt_tokens, rollouts.response_tokens)
+        critic = self.parts.critic.work(rollouts.prompt_tokens, rollouts.response_tokens)
+        work = {
+            "value": critic,
+            "old_logprobs": actor,
+            "reference_logprobs": actor if self.parts.algorithm.needs_reference else Work(0, 0.0),
+            "critic_update": critic.training(self.config.critic.epochs),
+            "actor_update": actor.training(self.config.actor.epochs),
+        }
+        found: dict[str, float] = {}
+        for phase, done in work.items():
+            seconds = clock.get(f"time/{phase}", 0.0)
+            if done.tokens and seconds:
+                found |= {f"perf/{phase}/{name}": value for name, value in rates(done, seconds, ranks, peak).items()}
         return found
 
     def _reference_logprobs(self, rollouts: Rollouts, old_logprobs: Ragged) -> Ragged:

@@ -64,6 +64,7 @@ def check(
     )
     _check_length_penalty(config)
     _check_curriculum(config)
+    _check_profile(config)
     _check_positions(config, actor_shape, critic_shape)
     return _warnings(config)
 
@@ -89,6 +90,14 @@ def _check_curriculum(config: Config) -> None:
     _require(
         curriculum.by == "off" or curriculum.pool > 1,
         "data.curriculum.pool=1 leaves nothing to choose from: set it to 2 or more",
+    )
+
+
+def _check_profile(config: Config) -> None:
+    first, last = config.profile.first_step, config.profile.last_step
+    _require(
+        not last or 0 < first <= last,
+        f"profile.last_step={last} leaves no step from profile.first_step={first} on: set profile.first_step={last}",
     )
 
 

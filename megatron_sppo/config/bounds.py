@@ -52,6 +52,7 @@ TRAINING: tuple[Bound, ...] = (
     *at_least(1, "steps", "prompts_per_step", "actor.epochs", "critic.epochs", "rollout.tp", "rollout.max_prompt_tokens"),
     *at_least(1, "rollout.max_response_tokens", "rollout.max_num_seqs", "validation.samples", "checkpoint.keep_last"),
     *at_least(0, "critic.warmup_steps", "rollout.max_num_batched_tokens", "rollout.verify_weights_every", "validation.every"),
+    *at_least(0, "profile.first_step", "profile.last_step"),
     *at_least(0, "rollout.num_ranks", "validation.limit", "validation.dump_samples", "checkpoint.every"),
     *_sampling("rollout"),
     *_sampling("validation"),

@@ -212,6 +212,13 @@ class LoggingConfig:
 
 
 @dataclass(frozen=True)
+class ProfileConfig:
+    first_step: int = knob(0, "first step of which <run_dir>/profile gets a trace and, on a GPU, a memory snapshot; 0 = none")
+    last_step: int = knob(0, "last such step; 0 = first_step alone")
+    all_ranks: bool = knob(False, "of every rank, not of rank 0 alone")
+
+
+@dataclass(frozen=True)
 class Config:
     """One training run."""
 
@@ -232,6 +239,7 @@ class Config:
     validation: ValidationConfig = section(ValidationConfig, "held-out accuracy during training")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "save, resume, export")
     logging: LoggingConfig = section(LoggingConfig, "metric sinks beside metrics.jsonl and the console")
+    profile: ProfileConfig = section(ProfileConfig, "where a step's time and memory go; a profiled step is slower")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch import Tensor
 from megatron_sppo.config.schema import ModelConfig
 from megatron_sppo.losses import LossSum
 from megatron_sppo.metrics import Metric, merge
+from megatron_sppo.models.flops import forward_flops
 from megatron_sppo.models.gpt import Head, build_gpt
 from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.models.optimizer import build_optimizer, build_scheduler, wrap_ddp
@@ -75,6 +76,10 @@ class MegatronEngine:
             self.scheduler = build_scheduler(self.optimizer, self.config.optimizer, self._total_steps)
         mcore.finalize_model_grads_func = partial(_finalize, groups=self.groups)
         mcore.grad_scale_func = self.optimizer.scale_loss
+
+    def cost(self, length: int) -> float:
+        """FLOPs of a forward pass over one sequence's layers: what data-parallel ranks share evenly."""
+        return forward_flops(self.hf, length, length * length)
 
     @property
     def row_layout(self) -> RowLayout:

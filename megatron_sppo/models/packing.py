@@ -21,17 +21,17 @@ from megatron_sppo.models.context_parallel import assemble, held_offsets, sequen
 from megatron_sppo.ragged import Ragged, expand
 
 
-def split_over_ranks(lengths: Sequence[int], num_ranks: int) -> list[list[int]]:
-    """Indices for each data-parallel rank, balanced by tokens: longest first to the least loaded rank. Deterministic.
+def split_over_ranks(costs: Sequence[float], num_ranks: int) -> list[list[int]]:
+    """Indices for each data-parallel rank, balanced by what they cost: dearest first to the least loaded rank. Deterministic.
 
     Each rank gets at least one sequence where there are enough.
     """
     shares: list[list[int]] = [[] for _ in range(num_ranks)]
-    load = [0] * num_ranks
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+    load = [0.0] * num_ranks
+    for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
         rank = min(range(num_ranks), key=lambda r: (load[r], len(shares[r]), r))
         shares[rank].append(index)
-        load[rank] += lengths[index]
+        load[rank] += costs[index]
     return [sorted(share) for share in shares]
 
 

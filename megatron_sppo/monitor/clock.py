@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 WALL_CLOCK_PREFIXES = ("time/", "perf/")
@@ -32,11 +32,19 @@ def host_peak_gib() -> float:
 class StepClock:
     """One per step: ``with clock.phase("rollout"): ...``; a phase that runs twice is added up."""
 
-    def __init__(self, on_phase: Callable[[str], None] | None = None, synchronize: Callable[[], None] | None = None) -> None:
-        """``on_phase`` hears the name of each phase as it starts; ``synchronize`` waits for the device before a reading."""
+    def __init__(
+        self,
+        on_phase: Callable[[str], None] | None = None,
+        synchronize: Callable[[], None] | None = None,
+        named_range: Callable[[str], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """``on_phase`` hears the name of each phase as it starts; ``synchronize`` waits for the device before a reading;
+        ``named_range(name)`` is entered around each phase, for profilers.
+        """
         self._seconds: dict[str, float] = {}
         self._on_phase = on_phase
         self._synchronize = synchronize
+        self._named_range = named_range
         self._started = self._now()
 
     def _now(self) -> float:
@@ -61,7 +69,8 @@ class StepClock:
             self._on_phase(name)
         started = self._now()
         try:
-            yield
+            with self._named_range(name):
+                yield
         finally:
             self._seconds[name] = self._seconds.get(name, 0.0) + self._now() - started
 

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from megatron_sppo.parallel import megatron_cpu
+from megatron_sppo.parallel.gpus import find_gpu
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)  # of a collective: the longest that a rank waits in it for the others
 
@@ -53,6 +54,12 @@ def describe() -> str:
         else "Megatron's local layers (Transformer Engine is not installed)"
     )
     return f"{torch.cuda.get_device_name()}, NCCL; {layers}"
+
+
+def peak_flops() -> float | None:
+    """Of this rank's device per second in dense bf16, by its data sheet; None for a CPU or an unknown GPU."""
+    gpu = find_gpu(torch.cuda.get_device_name()) if is_gpu() else None
+    return gpu.bf16_flops if gpu else None
 
 
 def peak_device_gib() -> float:

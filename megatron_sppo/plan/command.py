@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megatron_sppo.plan.machines import GPUS
+from megatron_sppo.parallel.gpus import GPUS
 
 DOES_NOT_FIT = 2
 

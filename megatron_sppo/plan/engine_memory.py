@@ -7,7 +7,7 @@ from functools import cache
 
 from megatron_sppo.config.schema import RolloutConfig
 from megatron_sppo.models.hf_config import HFModelConfig
-from megatron_sppo.plan.machines import GPU
+from megatron_sppo.parallel.gpus import GPU
 from megatron_sppo.reshard.catalogue import hf_shapes
 from megatron_sppo.reshard.declared import Cluster, vllm_layout
 

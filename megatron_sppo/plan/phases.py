@@ -9,8 +9,9 @@ from megatron_sppo.analysis.figures.chart import Planned
 from megatron_sppo.config.load import load_config
 from megatron_sppo.config.schema import Config
 from megatron_sppo.errors import UserError
+from megatron_sppo.parallel.gpus import GPUS
 from megatron_sppo.plan.assumptions import Assumptions
-from megatron_sppo.plan.machines import GPUS, Machines
+from megatron_sppo.plan.machines import Machines
 from megatron_sppo.plan.memory import PHASES, Memory, Table, peak_of
 from megatron_sppo.plan.setup import Setup
 

@@ -1,8 +1,6 @@
 """Seconds of each phase of a step, from FLOPs and bandwidths: a floor under stated efficiencies, not a promise.
 
-FLOPs of a forward pass are 2 per weight and token plus 4 x layers x query channels x keys per token for attention (Narayanan et
-al., arXiv 2104.04473, appendix; causal attention reads half of the keys on average). A backward pass is twice a forward, full
-recomputation one more forward.
+FLOPs are those of :mod:`megatron_sppo.models.flops`; full recomputation takes one more forward.
 """
 
 from __future__ import annotations
@@ -10,23 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_sppo.config.schema import ModelConfig
-from megatron_sppo.models.hf_config import HFModelConfig
+from megatron_sppo.models.flops import TRAINING_PASSES, forward_flops
 from megatron_sppo.plan.assumptions import Assumptions
 from megatron_sppo.plan.engine_memory import EngineMemory, kv_bytes_per_token
 from megatron_sppo.plan.setup import Setup
-from megatron_sppo.plan.trainer_memory import micro_batches, parameters
-
-
-def layer_parameters(hf: HFModelConfig) -> int:
-    """Weights that every token is multiplied by: all but the vocabulary's."""
-    vocabulary = hf.vocab_size * hf.hidden_size * (1 if hf.tied_embeddings else 2)
-    return parameters(hf, 1, 1, "lm")[0] - vocabulary
-
-
-def forward_flops(hf: HFModelConfig, tokens: float, mean_length: float, scored_tokens: float = 0.0) -> float:
-    """Of ``tokens`` tokens in sequences of ``mean_length``; ``scored_tokens`` of them go through the output layer."""
-    attention = 4 * hf.num_layers * hf.num_heads * hf.head_dim * mean_length / 2
-    return tokens * (2 * layer_parameters(hf) + attention) + scored_tokens * 2 * hf.vocab_size * hf.hidden_size
+from megatron_sppo.plan.trainer_memory import micro_batches
 
 
 @dataclass(frozen=True)
@@ -48,12 +34,12 @@ class Times:
         """Phases in the order of a step."""
         config, responses = self.setup.config, self.setup.num_responses
         sequence = self.prompt + self.response
-        actor = forward_flops(self.setup.actor, responses * sequence, sequence, responses * self.response)
+        actor = forward_flops(self.setup.actor, responses * sequence, responses * sequence**2, responses * self.response)
         found = {"wake and sleep": self._wake()} if self._wake() else {}
         found["rollout"] = self.rollout()
         if self.setup.uses_critic:
             read = sequence if self.setup.critic_reads_responses else self.prompt
-            critic = forward_flops(self.setup.critic, responses * read, read)
+            critic = forward_flops(self.setup.critic, responses * read, responses * read**2)
             found["value"] = self._forward(critic)
             found["critic update"] = config.critic.epochs * self._update(critic, config.critic, read)
         found["old log-probs"] = self._forward(actor)
@@ -96,12 +82,13 @@ class Times:
         length = self.prompt + self.response / 2
         keys = sequences * length * kv_bytes_per_token(hf, tp, self.engine.itemsize)
         reading = (self.engine.weights + keys) / (a.decode_bandwidth * gpu.memory_bandwidth)
-        flops = forward_flops(hf, sequences, 2 * length, sequences) / tp
+        flops = forward_flops(hf, sequences, 2 * length * sequences, sequences) / tp  # a token and ``length`` keys
         latency = a.scheduling + (2 * hf.num_layers * a.all_reduce if tp > 1 else 0.0)
         return max(reading, flops / (a.decode_flops * gpu.bf16_flops)) + latency
 
     def _prefill(self) -> float:
-        flops = forward_flops(self.setup.actor, self.setup.num_sampled * self.prompt, self.prompt)
+        prompts = self.setup.num_sampled
+        flops = forward_flops(self.setup.actor, prompts * self.prompt, prompts * self.prompt**2)
         return self._spread(flops, self.assumptions.forward_flops, self.setup.rollout_ranks)
 
     def _wake(self) -> float:
@@ -117,7 +104,7 @@ class Times:
         return self._spread(flops, self.assumptions.forward_flops, self.setup.train_ranks)
 
     def _update(self, forward: float, model: ModelConfig, mean_tokens: float) -> float:
-        passes = 4 if model.recompute == "full" else 3
+        passes = TRAINING_PASSES + (model.recompute == "full")
         busy = self._spread(passes * forward, self.assumptions.train_flops, self.setup.train_ranks)
         return busy / (1 - self.bubble(model, mean_tokens))
 

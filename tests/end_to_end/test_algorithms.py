@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import subprocess
@@ -47,6 +48,7 @@ def runs(torchrun: Callable[..., str], tmp_path_factory: pytest.TempPathFactory)
         "reward.name=tests.end_to_end.reward_functions:even_sum",
         *("steps=3", f"prompts_per_step={PROMPTS}", "critic.mini_batch_size=8", "rollout.max_response_tokens=24"),
         *("validation.every=0", "validation.before_training=false", "checkpoint.every=0", "checkpoint.export_hf=false"),
+        "profile.first_step=2",
     ]
     cases = {
         str(root / name): [*common, f"algorithm.name={name.split(',')[0]}", f"actor.mini_batch_size={8 * samples}", *overrides]
@@ -109,6 +111,37 @@ def test_every_generated_token_is_counted(runs: dict[str, Path]) -> None:
             else:
                 assert row["rollout/tokens"] == pytest.approx(trained)
     assert all(row["rollout/tokens"] > row["response/length_mean"] * PROMPTS for row in steps(runs, "remax")), "greedy ones too"
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_work_by_phase(runs: dict[str, Path], case: str) -> None:
+    """An update is three forward passes; a critic reads the prompts, or all but the last token."""
+    _, samples, has_critic = CASES[case]
+    row = steps(runs, case)[2]
+
+    def total(phase: str, rate: str) -> float:
+        return row.get(f"perf/{phase}/{rate}", 0.0) * row.get(f"time/{phase}", 0.0)
+
+    forward = total("old_logprobs", "tflops")
+    assert forward > 0 and total("actor_update", "tflops") == pytest.approx(3 * forward)
+    assert total("critic_update", "tflops") == pytest.approx(3 * total("value", "tflops"))
+    tokens = total("old_logprobs", "tokens_per_second")
+    assert tokens == pytest.approx(row["perf/tokens_per_second"] * row["time/step"])
+    read, responses = total("value", "tokens_per_second"), PROMPTS * samples
+    if not has_critic:
+        assert read == 0 and "perf/value/tflops" not in row
+    elif case == "sppo":
+        assert read == pytest.approx(tokens - row["response/length_mean"] * responses)
+    else:
+        assert read == pytest.approx(tokens - responses)
+
+
+def test_a_profiled_step_leaves_a_trace_of_its_phases(runs: dict[str, Path]) -> None:
+    (trace,) = (runs["sppo"] / "profile").iterdir()
+    assert trace.name == "step_000002_rank_0.json.gz"
+    names = {event["name"] for event in json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]}
+    assert {"rollout", "value", "old_logprobs", "critic_update", "actor_update", "reshard"} <= names
+    assert "aten::mm" in names
 
 
 def test_dynamic_sampling_trains_on_prompts_whose_responses_differ(runs: dict[str, Path]) -> None:

@@ -15,15 +15,17 @@ from megatron_sppo.cli import main
 from megatron_sppo.config.load import load_config
 from megatron_sppo.config.schema import Config, ModelConfig, OptimizerConfig
 from megatron_sppo.errors import UserError
+from megatron_sppo.models.flops import forward_flops, layer_weights
+from megatron_sppo.parallel.gpus import GPUS
 from megatron_sppo.plan.assumptions import Assumptions
 from megatron_sppo.plan.changes import fits, nearest, smaller_models
 from megatron_sppo.plan.engine_memory import EngineMemory, kv_bytes_per_token
-from megatron_sppo.plan.machines import GPUS, Machines
+from megatron_sppo.plan.machines import Machines
 from megatron_sppo.plan.memory import PHASES, Memory, totals
 from megatron_sppo.plan.ranks import coordinates, describe_ranks
 from megatron_sppo.plan.setup import Setup
 from megatron_sppo.plan.shapes import KNOWN, model_shape
-from megatron_sppo.plan.times import Times, forward_flops, layer_parameters
+from megatron_sppo.plan.times import Times
 from megatron_sppo.plan.traffic import Push
 from megatron_sppo.plan.trainer_memory import ModelState, Shard, parameters, row_tokens
 from megatron_sppo.reshard.catalogue import hf_shapes
@@ -156,17 +158,18 @@ def test_the_largest_packed_row() -> None:
 
 def test_flops() -> None:
     """2 x 6.53 B weights a token, 4 x 28 x 3584 x 1024 for attention over 2048 tokens, 2 x 152064 x 3584 for a scored one."""
-    assert layer_parameters(SEVEN) == 7_615_616_512 - 2 * 152064 * 3584
-    per_token = 2 * layer_parameters(SEVEN) + 4 * 28 * 3584 * 1024
-    assert forward_flops(SEVEN, 10, 2048) == 10 * per_token
-    assert forward_flops(SEVEN, 10, 2048, 3) == 10 * per_token + 3 * 2 * 152064 * 3584
+    biases_and_norms = 28 * (3584 + 2 * 512 + 2 * 3584) + 3584
+    assert layer_weights(SEVEN) == 7_615_616_512 - 2 * 152064 * 3584 - biases_and_norms
+    per_token = 2 * layer_weights(SEVEN) + 4 * 28 * 3584 * 1024
+    assert forward_flops(SEVEN, 10, 10 * 2048) == 10 * per_token
+    assert forward_flops(SEVEN, 10, 10 * 2048, 3) == 10 * per_token + 3 * 2 * 152064 * 3584
 
 
 def test_seconds_by_hand() -> None:
     """The paper's 7B on 4 H100: log-probs are 512 x 4352 tokens at 45 % of 4 x 989 TFLOP/s; an update is four passes at 40 %."""
     planned = memory("prompts_per_step=512", "rollout.max_prompt_tokens=2048")
     seconds = Times(planned.setup, planned.engine, Assumptions(), (3.81e9, 0.0)).seconds()
-    flops = forward_flops(SEVEN, 512 * 4352, 4352, 512 * 4096)
+    flops = forward_flops(SEVEN, 512 * 4352, 512 * 4352**2, 512 * 4096)
     assert seconds["old log-probs"] == pytest.approx(flops / (0.45 * 4 * 989e12)) == pytest.approx(18.7, abs=0.1)
     assert seconds["actor update"] == pytest.approx(4 * flops / (0.40 * 4 * 989e12))
     assert seconds["reshard"] == pytest.approx(3.81e9 / (0.5 * 450e9))

@@ -56,6 +56,11 @@ WITHOUT_MODEL = {
     "prompts_per_step=0": "prompts_per_step=0 must be at least 1: set prompts_per_step=256",
     "actor.tp=0": "actor.tp=0 must be at least 1: set actor.tp=1",
     "critic.epochs=0": "critic.epochs=0 must be at least 1: set critic.epochs=1",
+    "profile.first_step=5 profile.last_step=4": (
+        "profile.last_step=4 leaves no step from profile.first_step=5 on: set profile.first_step=4"
+    ),
+    "profile.last_step=4": "profile.last_step=4 leaves no step from profile.first_step=0 on: set profile.first_step=4",
+    "profile.first_step=-1": "profile.first_step=-1 must be at least 0: set profile.first_step=0",
     "collective_timeout_minutes=0": (
         "collective_timeout_minutes=0 must be from 1 to 1440 (a day): set collective_timeout_minutes=30"
     ),

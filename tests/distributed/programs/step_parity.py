@@ -148,7 +148,7 @@ def run_actor(hf: HFModelConfig, config: Config, groups: ModelGroups, want: Trai
     )
     batch = algorithm.assign_credit(Outcomes(rollouts, problem.rewards_B, torch.zeros(12), values, old, reference)).actor
     lengths = (problem.prompts.lengths + problem.responses.lengths).tolist()
-    calls = len(actor_bins(config, lengths, groups))
+    calls = len(actor_bins(config, lengths, engine))
     loss, first_log_ratios = first_ratio(algorithm.actor_loss, calls)
     metrics = actor.update(batch, loss, seed=0)
     after = actor.logprobs(problem.prompts, problem.responses)
@@ -168,11 +168,10 @@ def run_actor(hf: HFModelConfig, config: Config, groups: ModelGroups, want: Trai
     }
 
 
-def actor_bins(config: Config, lengths: list[int], groups: ModelGroups) -> tuple[tuple[int, ...], ...]:
+def actor_bins(config: Config, lengths: list[int], engine: MegatronEngine) -> tuple[tuple[int, ...], ...]:
     """This rank's micro-batches of the first mini-batch where it computes losses."""
-    plan = plan_mini_batches(
-        lengths, range(len(lengths)), config.actor.mini_batch_size, groups.dp, config.actor.micro_batch_tokens
-    )
+    size, budget, groups = config.actor.mini_batch_size, config.actor.micro_batch_tokens, engine.groups
+    plan = plan_mini_batches(lengths, range(len(lengths)), size, groups.dp, budget, engine.cost)
     return plan[0].bins[groups.dp_rank] if groups.is_last_stage else ()
 
 

@@ -100,7 +100,8 @@ class Critic:
 
     def work(self, prompts: Ragged, responses: Ragged) -> Work:
         """See the protocol."""
-        return Work.forward(self.engine.hf, _Sequences.of(prompts, responses, self.form).tokens.lengths.tolist())
+        lengths = prompts.lengths if self.form.reads == "prompt" else prompts.lengths + responses.lengths - 1
+        return Work.forward(self.engine.hf, lengths.tolist())
 
     def _logits(self, output: Tensor, rows: _ValueRows) -> Tensor:
         """[N] logits where V is wanted."""

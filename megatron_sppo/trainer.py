@@ -142,19 +142,18 @@ class Trainer:
 
     def clock_metrics(self, clock: StepClock, rollouts: Rollouts) -> dict[str, float]:
         """Seconds and throughput; where ranks train or roll out, also who waited for whom."""
-        num_tokens = int(rollouts.prompt_tokens.lengths.sum() + rollouts.response_tokens.lengths.sum())
-        found = clock.metrics(num_tokens, platform.peak_device_gib())
-        found.update(self._phase_rates(found, rollouts))
+        actor = self.parts.actor.work(rollouts.prompt_tokens, rollouts.response_tokens)
+        critic = self.parts.critic.work(rollouts.prompt_tokens, rollouts.response_tokens)
+        found = clock.metrics(actor.tokens, platform.peak_device_gib())
+        found.update(self._phase_rates(found, actor, critic))
         if isinstance(self.parts.engine, RemoteEngine):
             found["perf/train_idle"] = clock.share("rollout", "rollout_wait")
             found["perf/rollout_idle"] = 1 - self.parts.engine.take_busy_seconds() / found["time/step"]
         return found
 
-    def _phase_rates(self, clock: Mapping[str, float], rollouts: Rollouts) -> dict[str, float]:
-        """Tokens and model FLOPs per second of each phase that a model computes in (docs/metrics.md has the formula)."""
+    def _phase_rates(self, clock: Mapping[str, float], actor: Work, critic: Work) -> dict[str, float]:
+        """Tokens and model FLOPs per second of each phase that a model computes in, from a forward pass's work in each model."""
         ranks, peak = dist.get_world_size(), platform.peak_flops()
-        actor = self.parts.actor.work(rollouts.prompt_tokens, rollouts.response_tokens)
-        critic = self.parts.critic.work(rollouts.prompt_tokens, rollouts.response_tokens)
         work = {
             "value": critic,
             "old_logprobs": actor,

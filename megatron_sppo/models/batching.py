@@ -32,7 +32,7 @@ def plan_mini_batches(
 ) -> list[MiniBatch]:
     """Cut ``order`` into mini-batches (0 = one of everything) and lay each out over ranks and bins.
 
-    ``cost(length)`` is a sequence's work, in any unit (:attr:`MegatronEngine.cost`); a rank's bins hold the longest first.
+    ``cost(length)`` is a sequence's work, in any unit (:meth:`MegatronEngine.cost`); a rank's bins hold the longest first.
     """
     size = mini_batch_size or len(order)
     plans = []

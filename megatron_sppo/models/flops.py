@@ -8,7 +8,7 @@ and softmax are left out. A backward pass takes twice a forward's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megatron_sppo.models.hf_config import HFModelConfig
@@ -37,9 +37,8 @@ class Work:
     flops: float
 
     @classmethod
-    def forward(cls, hf: HFModelConfig, lengths: Iterable[int], scored_tokens: int = 0) -> Work:
+    def forward(cls, hf: HFModelConfig, lengths: Sequence[int], scored_tokens: int = 0) -> Work:
         """One pass over sequences of ``lengths`` tokens."""
-        lengths = list(lengths)
         tokens = sum(lengths)
         return cls(tokens, forward_flops(hf, tokens, sum(n * n for n in lengths), scored_tokens))
 

@@ -9,7 +9,7 @@ The phases of the step are ranges of the trace, and NVTX ranges for `nsys profil
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -37,17 +37,21 @@ class Profiler:
         self._folder.mkdir(parents=True, exist_ok=True)
         stem = self._folder / f"step_{step:06d}_rank_{self._rank}"
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._on_gpu else [])]
-        if self._on_gpu:
-            torch.cuda.memory._record_memory_history(max_entries=MAX_MEMORY_EVENTS)  # noqa: SLF001 - its documented name
-        try:
+        with _memory_snapshot(f"{stem}.memory.pickle") if self._on_gpu else nullcontext():
             with profile(activities=activities) as profiled:
                 yield
             profiled.export_chrome_trace(f"{stem}.json.gz")
-            if self._on_gpu:
-                torch.cuda.memory._dump_snapshot(f"{stem}.memory.pickle")  # noqa: SLF001 - its documented name
-        finally:
-            if self._on_gpu:
-                torch.cuda.memory._record_memory_history(enabled=None)  # noqa: SLF001 - its documented name
+
+
+@contextmanager
+def _memory_snapshot(file: str) -> Iterator[None]:
+    """Who allocates what on the GPU inside."""
+    torch.cuda.memory._record_memory_history(max_entries=MAX_MEMORY_EVENTS)  # noqa: SLF001 - its documented name
+    try:
+        yield
+        torch.cuda.memory._dump_snapshot(file)  # noqa: SLF001 - its documented name
+    finally:
+        torch.cuda.memory._record_memory_history(enabled=None)  # noqa: SLF001 - its documented name
 
 
 @contextmanager

@@ -31,10 +31,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "quickstart")]  # nothing of ours is installed in TRL's environment
 from make_assets import MAX_RESPONSE_TOKENS  # noqa: E402
 
+from megatron_sppo.monitor.jsonl import JsonlFile  # noqa: E402
 from megatron_sppo.rewards.boxed import last_boxed, same_number  # noqa: E402
 
 PROMPTS, RESPONSES, OPTIMIZER_STEPS = 128, 8, 2  # of one step
-VALIDATION_RESPONSES = 8
+VALIDATION_RESPONSES, VALIDATION_BATCH = 8, 32  # of a problem, problems at once
 
 
 def rewards_of(completions: Sequence[str], answer: Sequence[str], **_: Any) -> list[float]:
@@ -50,13 +51,17 @@ def grade(completion: str, answer: str) -> float:
 class Recorder(TrainerCallback):
     """One row per step and one per validation, by rank 0; all ranks share a validation's problems."""
 
-    def __init__(self, run_dir: Path, problems: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase, every: int) -> None:
-        self.path, self.problems, self.tokenizer, self.every = run_dir / "metrics.jsonl", problems, tokenizer, every
+    def __init__(
+        self, file: JsonlFile | None, problems: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase, every: int
+    ) -> None:
+        """``file``: of rank 0 alone."""
+        self.file, self.problems, self.tokenizer, self.every = file, problems, tokenizer, every
         self.tokens = 0
         self.began = 0.0
 
     def on_train_begin(self, _arguments: Any, _state: Any, _control: Any, model: PreTrainedModel, **_: Any) -> None:
         self.validate(0, model)
+        self.began = time.perf_counter()
 
     def on_step_end(self, _arguments: Any, state: Any, _control: Any, model: PreTrainedModel, **_: Any) -> None:
         step, rest = divmod(state.global_step, OPTIMIZER_STEPS)
@@ -74,8 +79,8 @@ class Recorder(TrainerCallback):
         rank, ranks = rank_and_size()
         right = torch.zeros(2)
         with torch.no_grad():
-            for first in range(rank * 32, len(self.problems), ranks * 32):
-                problems = self.problems[first : first + 32]
+            for first in range(rank * VALIDATION_BATCH, len(self.problems), ranks * VALIDATION_BATCH):
+                problems = self.problems[first : first + VALIDATION_BATCH]
                 responses = sample(getattr(model, "module", model), self.tokenizer, [p["prompt"] for p in problems])
                 golds = [p["answer"] for p in problems for _ in range(VALIDATION_RESPONSES)]
                 right += torch.tensor([sum(map(grade, responses, golds)), len(responses)])
@@ -85,12 +90,10 @@ class Recorder(TrainerCallback):
         self.write({"step": step, "kind": "validation", f"validation/arithmetic/avg@{VALIDATION_RESPONSES}": score})
         if rank == 0:
             print(f"step {step}: avg@{VALIDATION_RESPONSES} {score:.3f}", flush=True)
-        self.began = time.perf_counter()
 
     def write(self, row: dict[str, Any]) -> None:
-        if rank_and_size()[0] == 0:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+        if self.file is not None:
+            self.file.append(row)
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -180,22 +183,23 @@ def main() -> None:
     disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     config = grpo_config(arguments.run_dir, arguments.seed, arguments.steps, int(os.environ.get("WORLD_SIZE", "1")))
-    recorder = Recorder(arguments.run_dir, rows_of(arguments.assets / "arithmetic.jsonl"), tokenizer, arguments.validate_every)
-    if rank_and_size()[0] == 0:
-        if recorder.path.exists():
-            print(f"{recorder.path} is of a run that did not end; TRL's is not resumed here, so it starts again", flush=True)
-            recorder.path.unlink()
+    file = None
+    if is_first := os.environ.get("RANK", "0") == "0":  # torch.distributed may not have begun yet
+        path = arguments.run_dir / "metrics.jsonl"
+        if path.exists():
+            print(f"{path} is of a run that did not end; TRL's is not resumed here, so it starts again", flush=True)
+        file = JsonlFile(path, first_step=0)
         written = f"seed: {arguments.seed}\nalgorithm: {{name: grpo, num_samples: {RESPONSES}}}\nprompts_per_step: {PROMPTS}\n"
         (arguments.run_dir / "config.yaml").write_text(written, encoding="utf-8")
     Trainer(
-        recorder,
+        Recorder(file, rows_of(arguments.assets / "arithmetic.jsonl"), tokenizer, arguments.validate_every),
         model=AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32),
         reward_funcs=rewards_of,
         args=config,
         train_dataset=Dataset.from_list(rows_of(arguments.assets / "train.jsonl")),
         processing_class=tokenizer,
     ).train()
-    if rank_and_size()[0] == 0:
+    if is_first:
         summary.write_text(json.dumps({"steps": arguments.steps, "trl": trl.__version__}) + "\n", encoding="utf-8")
 
 

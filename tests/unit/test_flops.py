@@ -14,9 +14,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCau
 
 from megatron_sppo.models.batching import plan_mini_batches
 from megatron_sppo.models.flops import Work, forward_flops, rates
-from megatron_sppo.models.hf_config import HFModelConfig, read_hf_config
+from megatron_sppo.models.hf_config import read_hf_config
 from megatron_sppo.models.packing import split_over_ranks
 from megatron_sppo.parallel.gpus import GPUS, find_gpu
+from megatron_sppo.plan.shapes import KNOWN
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 96,
@@ -45,22 +46,8 @@ def test_a_forward_pass_is_what_pytorch_counts(config: Any, build: Any, tmp_path
     assert counter.get_total_flops() == forward_flops(hf, length, 2 * length**2, length)
 
 
-def model_7b(tmp_path: Path) -> HFModelConfig:
-    config = Qwen2Config(
-        vocab_size=152064,
-        hidden_size=3584,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        intermediate_size=18944,
-        tie_word_embeddings=False,
-    )
-    config.save_pretrained(tmp_path)
-    return read_hf_config(tmp_path)
-
-
-def test_work_of_sequences_adds_up(tmp_path: Path) -> None:
-    hf = model_7b(tmp_path)
+def test_work_of_sequences_adds_up() -> None:
+    hf = KNOWN["DeepSeek-R1-Distill-Qwen-7B"]
     parts = [Work.forward(hf, [n], scored) for n, scored in ((100, 60), (4096, 4000), (1, 0))]
     whole = Work.forward(hf, [100, 4096, 1], 4060)
     assert (whole.tokens, whole.flops) == (sum(p.tokens for p in parts), pytest.approx(sum(p.flops for p in parts), rel=1e-12))
@@ -91,9 +78,14 @@ def test_a_peak_is_taken_for_the_very_gpu_alone(name: str, key: str | None) -> N
     assert find_gpu(name) is (GPUS[key] if key else None)
 
 
+def work_of(length: int) -> float:
+    """Attention as dear as the weights at 4096 tokens."""
+    return length * (1 + length / 4096)
+
+
 @given(st.lists(st.integers(1, 9000), min_size=8, max_size=64), st.integers(2, 8))
 def test_ranks_differ_by_one_sequence_of_work_at_most(lengths: list[int], num_ranks: int) -> None:
-    costs = [n * (1 + n / 4096) for n in lengths]
+    costs = [work_of(n) for n in lengths]
     loads = [sum(costs[i] for i in share) for share in split_over_ranks(costs, num_ranks)]
     assert max(loads) - min(loads) <= max(costs) * (1 + 1e-9)
 
@@ -101,11 +93,11 @@ def test_ranks_differ_by_one_sequence_of_work_at_most(lengths: list[int], num_ra
 def test_balance_is_of_flops_not_of_tokens() -> None:
     """Two sequences of 2048 are as many tokens as one of 4096, and less work."""
     lengths = [4096, 2048, 2048, *[512] * 8]
-    costs = [n * (1 + n / 4096) for n in lengths]  # attention as dear as the weights at 4096 tokens
+    costs = [work_of(n) for n in lengths]
 
     def gap(cost: Any) -> float:
         (mini,) = plan_mini_batches(lengths, range(len(lengths)), 0, 2, 16384, cost)
         loads = [sum(costs[i] for micro in rank for i in micro) for rank in mini.bins]
         return max(loads) / (sum(loads) / 2)
 
-    assert gap(lambda n: n * (1 + n / 4096)) < 1.02 < 1.1 < gap(float)
+    assert gap(work_of) < 1.02 < 1.1 < gap(float)

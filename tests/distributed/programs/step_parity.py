@@ -66,12 +66,6 @@ DEFAULTS = [
 Loss = Callable[[PolicyInputs], LossSum]
 
 
-@cache
-def groups_of(actor: Layout, critic: Layout) -> tuple[ModelGroups, ...]:
-    """Groups outlive a case, each with its connections and threads: cases of the same layouts share them."""
-    return tuple(build_groups([actor, critic], seed=1))
-
-
 trained_policy = cache(TrainedPolicy)
 trained_value = cache(TrainedValue)
 
@@ -207,7 +201,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     model = case["model"]
     on_policy = case.get("on_policy", True)
     hf, config = read_hf_config(model), read_config(model, case.get("overrides", []))
-    actor_groups, critic_groups = groups_of(Layout.of(config.actor), Layout.of(config.critic))
+    actor_groups, critic_groups = build_groups([Layout.of(config.actor), Layout.of(config.critic)], seed=1)
     policy = trained_policy(model, config.algorithm, on_policy, config.actor.optimizer.clip_grad)
     result = run_actor(hf, config, actor_groups, policy, on_policy)
     return result | run_critic(hf, config, critic_groups, trained_value(model, config.algorithm.name))

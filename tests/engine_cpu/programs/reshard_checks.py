@@ -216,11 +216,12 @@ def main(tp: int, options: set[str], layouts: list[Layout], folders: dict[str, P
     )
     for folder in folders.values():
         hf = read_hf_config(folder)
-        oracle = VLLMEngine(config, folder.with_name(folder.name + "-new"), torch.float32, seed=0)
+        other = folder.with_name(folder.name + "-new")
+        oracle = VLLMEngine(config, other, torch.float32, seed=0)
         new = snapshot(oracle)
         oracle.close()
         if config.execution == "compiled":
-            check_compiled_is_eager(config, folder.with_name(folder.name + "-new"), new)
+            check_compiled_is_eager(config, other, new)
         engine = VLLMEngine(config, folder, torch.float32, seed=0, weight_transfer=True)
         for groups in all_groups:
             check_layout(engine, hf, folder, groups, new)

@@ -105,6 +105,34 @@ EVAL: tuple[Bound, ...] = (
 )
 
 
+def _control_ppo(stage: str) -> tuple[Bound, ...]:
+    """A stage's PPO settings; what TRAINING allows of the same knob, and the control benchmark's own."""
+    section = f"{stage}.ppo"
+    return (
+        *at_least(1, f"{section}.epochs", f"{section}.minibatches"),
+        *at_least(0, f"{section}.actor_lr", f"{section}.critic_lr", f"{section}.value_clip"),
+        Bound(f"{section}.clip", lambda clip: 0 < clip < 1, "strictly between 0 and 1", "0.2"),
+        Bound(f"{section}.max_grad_norm", lambda norm: norm > 0, "above 0", "0.5"),
+        Bound(f"{section}.gamma", lambda discount: 0 < discount <= 1, "in (0, 1]", "1.0"),
+        Bound(f"{section}.gae_lambda", lambda share: 0 <= share <= 1, "in [0, 1]", "1.0"),
+    )
+
+
+CONTROL: tuple[Bound, ...] = (
+    *at_least(
+        1, *(f"expert.{name}" for name in ("trajectories", "max_updates", "check_every", "check_episodes", "demonstrations"))
+    ),
+    *at_least(1, *(f"clone.{name}" for name in ("batch_size", "max_steps", "check_every", "check_episodes"))),
+    *at_least(1, *(f"rl.{name}" for name in ("updates", "trajectories", "checkpoint_every", "evaluation_episodes"))),
+    *at_least(0, "expert.horizon", "clone.lr"),
+    Bound("network.hidden", lambda units: len(units) > 0 and min(units) > 0, "one or more layers of 1 or more units", "[32, 32]"),
+    Bound("expert.target_success", lambda share: 0 < share <= 1, "in (0, 1]", "0.9"),
+    Bound("clone.target_success", lambda share: 0 < share <= 1, "in (0, 1]", "0.3"),
+    *_control_ppo("expert"),
+    *_control_ppo("rl"),
+)
+
+
 def check_bounds(config: Any, bounds: Sequence[Bound]) -> None:
     """UserError for the first knob outside its range; a NaN is outside of every range."""
     for bound in bounds:

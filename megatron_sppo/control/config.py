@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from megatron_sppo.config.bounds import CONTROL, check_bounds
 from megatron_sppo.config.knobs import knob, section
 from megatron_sppo.config.load import as_dict
 from megatron_sppo.errors import UserError
@@ -90,29 +91,7 @@ class ControlConfig:
 
 def check(config: ControlConfig) -> None:
     """UserError for values that no run could have."""
-    positive = {
-        "expert.trajectories": config.expert.trajectories,
-        "expert.max_updates": config.expert.max_updates,
-        "expert.check_every": config.expert.check_every,
-        "expert.check_episodes": config.expert.check_episodes,
-        "expert.demonstrations": config.expert.demonstrations,
-        "clone.batch_size": config.clone.batch_size,
-        "clone.max_steps": config.clone.max_steps,
-        "clone.check_every": config.clone.check_every,
-        "clone.check_episodes": config.clone.check_episodes,
-        "rl.updates": config.rl.updates,
-        "rl.trajectories": config.rl.trajectories,
-        "rl.checkpoint_every": config.rl.checkpoint_every,
-        "rl.evaluation_episodes": config.rl.evaluation_episodes,
-        "rl.ppo.epochs": config.rl.ppo.epochs,
-        "rl.ppo.minibatches": config.rl.ppo.minibatches,
-        "expert.ppo.minibatches": config.expert.ppo.minibatches,
-    }
-    for key, value in positive.items():
-        if value < 1:
-            raise UserError(f"{key}={value} leaves nothing to do: set it to 1 or more")
-    if not config.network.hidden:
-        raise UserError("network.hidden=[] leaves no hidden layer: set it to [32, 32]")
+    check_bounds(config, CONTROL)
     for stage, c in (("expert", config.expert), ("rl", config.rl)):
         if c.ppo.minibatches > c.trajectories:
             raise UserError(

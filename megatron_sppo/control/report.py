@@ -7,16 +7,13 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from megatron_sppo.analysis.drawing import BLUE, GREEN, RED, finish, new_figure, png, svg
+from megatron_sppo.analysis.drawing import finish, new_figure, png, svg
+from megatron_sppo.analysis.methods import COLORS, NAMES
 from megatron_sppo.control.results import WINDOW, Group, by_task, load
 from megatron_sppo.control.tables import write_tables
 from megatron_sppo.control.tasks import TASKS
 
-STYLES = {
-    "sppo": ("SPPO", BLUE, "-"),
-    "ppo": ("PPO", RED, "--"),
-    "ppo_bce": ("PPO + BCE", GREEN, ":"),
-}  # as in the paper's figure
+LINES = {"sppo": "-", "ppo": "--", "ppo_bce": ":"}  # so that the curves are told apart without colour too
 
 
 def write_report(run_dir: Path, out: Path) -> list[Path]:
@@ -35,7 +32,7 @@ def write_report(run_dir: Path, out: Path) -> list[Path]:
 
 def _draw(axes: Axes, name: str, groups: Sequence[Group]) -> None:
     for group in groups:
-        label, color, line = STYLES[group.algorithm]
+        label, color, line = NAMES[group.algorithm], COLORS[group.algorithm], LINES[group.algorithm]
         curve = group.curve()
         updates = range(1, len(curve) + 1)
         axes.plot(updates, [mean for mean, _, _ in curve], line, color=color, label=f"{label}, {len(group.runs)} seeds")

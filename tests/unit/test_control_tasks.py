@@ -140,7 +140,17 @@ def test_a_missing_extra_is_one_sentence_with_its_command(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("override", "wanted"),
-    [("rl.updates=0", "rl.updates=0 leaves nothing to do"), ("rl.ppo.minibatches=9", "cannot share out rl.trajectories=8")],
+    [
+        ("rl.updates=0", "rl.updates=0 must be at least 1: set rl.updates=100"),
+        ("rl.ppo.minibatches=9", "cannot share out rl.trajectories=8"),
+        (
+            "network.hidden=[]",
+            r"network.hidden=\(\) must be one or more layers of 1 or more units: set network.hidden=\[32, 32\]",
+        ),
+        ("rl.ppo.clip=0", "rl.ppo.clip=0.0 must be strictly between 0 and 1: set rl.ppo.clip=0.2"),
+        ("expert.ppo.gamma=0", r"expert.ppo.gamma=0.0 must be in \(0, 1\]: set expert.ppo.gamma=1.0"),
+        ("clone.target_success=0", r"clone.target_success=0.0 must be in \(0, 1\]: set clone.target_success=0.3"),
+    ],
 )
 def test_mistakes(override: str, wanted: str) -> None:
     with pytest.raises(UserError, match=wanted):

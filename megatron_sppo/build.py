@@ -28,6 +28,7 @@ from megatron_sppo.errors import UserError
 from megatron_sppo.evaluation.validation import Benchmark, Validator
 from megatron_sppo.experience import Collector
 from megatron_sppo.models.engine import MegatronEngine
+from megatron_sppo.models.gpt import check_layers
 from megatron_sppo.models.hf_config import HFModelConfig, read_hf_config
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.groups import Layout, ModelGroups, build_groups
@@ -73,6 +74,8 @@ def prepare(config: Config, world_size: int) -> Prepared:
     algorithm = build_algorithm(config)
     critic_hf = read_hf_config(config.critic.path, "critic.path") if algorithm.critic else None
     warnings = arithmetic.check(config, world_size, device, actor_hf, critic_hf)
+    for name, model in (("actor", config.actor), ("critic", config.critic))[: 2 if algorithm.critic else 1]:
+        check_layers(name, model)
     tokenizer = load_tokenizer(config.actor.path, "actor.path")
 
     def usable(paths: Sequence[str], knob: str) -> PromptSet:

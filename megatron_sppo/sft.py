@@ -25,6 +25,7 @@ from megatron_sppo.losses import LossSum
 from megatron_sppo.metrics import Mean, Metric
 from megatron_sppo.models.batching import plan_mini_batches
 from megatron_sppo.models.engine import MegatronEngine
+from megatron_sppo.models.gpt import check_layers
 from megatron_sppo.models.hf_config import HFModelConfig, read_hf_config
 from megatron_sppo.monitor.clock import StepClock
 from megatron_sppo.monitor.run_log import MainRunLog, RunLog
@@ -88,6 +89,7 @@ def _prepare(config: SFTConfig, world_size: int, speaks: bool) -> _Prepared:
     check_run_dir(config.run_dir)
     hf = read_hf_config(config.model.path, "model.path")
     warnings = arithmetic.check_sft(config, world_size, device, hf)
+    check_layers("model", config.model)
     tokenizer = load_tokenizer(config.model.path, "model.path")
     examples = tokenize_examples(read_supervised_rows(config.data.train, "data.train"), tokenizer, config.data)
     held_out = None

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 from megatron_sppo.config.algorithms import check_algorithm, critic_form
 from megatron_sppo.config.bounds import SFT, TRAINING, check_bounds
+from megatron_sppo.config.fp8 import Widths, check_fp8
 from megatron_sppo.config.knobs import REQUIRED
 from megatron_sppo.config.placement import check_placement, is_separate, ranks_that_roll_out, ranks_that_train
 from megatron_sppo.config.schema import Config, ModelConfig, SFTConfig
@@ -17,15 +18,9 @@ from megatron_sppo.config.weight_sync import check_weight_sync
 from megatron_sppo.errors import UserError
 
 
-class ModelShape(Protocol):
+class ModelShape(Widths, Protocol):
     """What ``config.json`` says about a model (:class:`megatron_sppo.models.hf_config.HFModelConfig` has it)."""
 
-    @property
-    def num_layers(self) -> int: ...
-    @property
-    def num_heads(self) -> int: ...
-    @property
-    def num_kv_heads(self) -> int: ...
     @property
     def max_positions(self) -> int: ...
 
@@ -52,6 +47,7 @@ def check(
     models = [("actor", config.actor, actor_shape), ("critic", config.critic, critic_shape)]
     for name, model, shape in models if critic_form(config) else models[:1]:
         _check_layout(name, model, train_ranks, device)
+        check_fp8(name, model, device, shape)
         batch = f"prompts_per_step={config.prompts_per_step} x {_count(samples, 'sample')}"
         _check_mini_batches(name, model, train_ranks, num_responses, batch)
         if shape is not None:
@@ -108,6 +104,7 @@ def check_sft(config: SFTConfig, world_size: int, device: Device, shape: ModelSh
     check_bounds(config, SFT)
     model = config.model
     _check_layout("model", model, world_size, device)
+    check_fp8("model", model, device, shape)
     dp = data_parallel(model, world_size)
     _require(
         model.mini_batch_size == 0,

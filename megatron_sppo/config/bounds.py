@@ -39,7 +39,8 @@ def _optimizer(section: str) -> tuple[Bound, ...]:
 
 def _model(section: str) -> tuple[Bound, ...]:
     sizes = [f"{section}.{name}" for name in ("tp", "pp", "cp", "micro_batch_tokens", "logprob_chunk_tokens")]
-    return (*at_least(1, *sizes), *at_least(0, f"{section}.mini_batch_size"), *_optimizer(f"{section}.optimizer"))
+    counts = [f"{section}.{name}" for name in ("mini_batch_size", "fp8.bf16_first_layers", "fp8.bf16_last_layers")]
+    return (*at_least(1, *sizes), *at_least(0, *counts), *_optimizer(f"{section}.optimizer"))
 
 
 def _sampling(section: str) -> tuple[Bound, ...]:

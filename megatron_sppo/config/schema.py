@@ -30,6 +30,18 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class FP8Config:
+    """Matrix products of the layers in FP8, by Transformer Engine; parameters, norms, attention and heads stay in bf16."""
+
+    recipe: Literal["none", "delayed", "tensorwise", "blockwise"] = knob(
+        "none",
+        "scales: none = no FP8; delayed = from recent maxima; tensorwise = from a tensor's own; blockwise = from a block's (GPU)",
+    )
+    bf16_first_layers: int = knob(0, "layers at the start that stay in bf16 (not with delayed)")
+    bf16_last_layers: int = knob(0, "layers at the end that stay in bf16 (not with delayed)")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """What actor, critic and SFT share: where the weights come from and how the model is laid out over the ranks."""
 
@@ -40,6 +52,7 @@ class ModelConfig:
     cp: int = knob(1, "context-parallel size: ranks that share the tokens of each sequence")
     sequence_parallel: bool = knob(False, "shard norms and residuals over the TP group (needs tp > 1)")
     recompute: Literal["none", "selective", "full"] = knob("none", "activation recomputation")
+    fp8: FP8Config = section(FP8Config, "FP8 training")
     micro_batch_tokens: int = knob(
         16384,
         "token budget of one packed micro-batch per data-parallel replica, shared by its cp ranks; longer sequences are alone",

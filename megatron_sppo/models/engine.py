@@ -19,6 +19,7 @@ from megatron.core.pipeline_parallel import schedules
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from torch import Tensor
 
+from megatron_sppo.config.fp8 import row_multiple
 from megatron_sppo.config.schema import ModelConfig
 from megatron_sppo.losses import LossSum
 from megatron_sppo.metrics import Metric, merge
@@ -83,8 +84,8 @@ class MegatronEngine:
 
     @property
     def row_layout(self) -> RowLayout:
-        """Sequence parallelism cuts a rank's part of a packed row into TP equal parts."""
-        multiple = self.config.tp if self.config.sequence_parallel else 1
+        """Sequence parallelism cuts a rank's part of a packed row into TP equal parts, and FP8 kernels take multiples alone."""
+        multiple = row_multiple(self.config)
         return RowLayout(multiple, self.config.cp, self.groups.cp_rank)
 
     def forward(self, batches: Sequence[Batch], collect: Callable[[Tensor, Batch], Result]) -> list[Result]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,8 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from megatron_sppo.config.schema import ModelConfig
+from megatron_sppo.config.schema import FP8Config, ModelConfig
+from megatron_sppo.errors import UserError
 from megatron_sppo.models.attention import LocalRMSNorm, PackedAttention
 from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.models.logprobs import install_lm_head
@@ -72,7 +73,33 @@ def transformer_config(hf: HFModelConfig, config: ModelConfig) -> TransformerCon
         masked_softmax_fusion=False,
         gradient_accumulation_fusion=False,
         **recompute,  # type: ignore[arg-type]
+        **_fp8_options(config.fp8),
     )
+
+
+def _fp8_options(fp8: FP8Config) -> dict[str, Any]:
+    """E4M3 forward and E5M2 for gradients ("hybrid"), as Transformer Engine advises for per-tensor scales."""
+    if fp8.recipe == "none":
+        return {}
+    return {
+        "fp8": "hybrid",
+        "fp8_recipe": fp8.recipe,
+        # Delayed scaling looks back on so many steps; with Megatron's default of one a single small step would clip the next.
+        "fp8_amax_history_len": 1024,
+        "fp8_amax_compute_algo": "max",
+        "first_last_layers_bf16": fp8.bf16_first_layers + fp8.bf16_last_layers > 0,
+        "num_layers_at_start_in_bf16": fp8.bf16_first_layers,
+        "num_layers_at_end_in_bf16": fp8.bf16_last_layers,
+    }
+
+
+def check_layers(name: str, config: ModelConfig) -> None:
+    """UserError where the layers that ``name``'s config asks for are not to be had here."""
+    if config.fp8.recipe != "none" and not platform.has_transformer_engine():
+        raise UserError(
+            f"{name}.fp8.recipe={config.fp8.recipe} needs Transformer Engine, which is not installed: "
+            f"install it, or set {name}.fp8.recipe=none"
+        )
 
 
 def layer_spec(config: TransformerConfig, pp_rank: int) -> ModuleSpec | TransformerBlockSubmodules:

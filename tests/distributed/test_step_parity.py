@@ -60,6 +60,9 @@ LAYOUTS: dict[str, tuple[str, list[str]]] = {
     "qwen3, tp2, sequence parallel": ("qwen3", SP),
     "qwen3 wide heads, pp2": ("qwen3_wide_heads", [*PP2, "critic.tp=2"]),
     "qwen3 tied, dp2": ("qwen3_tied", []),
+    # Rows padded to what FP8 kernels take; without Transformer Engine the products themselves stay as they are.
+    "fp8 padding, tp2, sequence parallel": ("qwen2", [*SP, *SMALL, "actor.fp8.recipe=blockwise", "critic.fp8.recipe=tensorwise"]),
+    "fp8 padding, cp2": ("qwen2", [*CP2, *SMALL, "actor.fp8.recipe=delayed", "critic.fp8.recipe=blockwise"]),
     # Critics that read the response.
     "ppo, critic tp2": ("qwen2", [*SMALL, "algorithm.name=ppo", "critic.tp=2"]),
     "ppo, critic pp2": ("qwen2", [*SMALL, "algorithm.name=ppo", "critic.pp=2"]),

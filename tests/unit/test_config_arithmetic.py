@@ -16,6 +16,9 @@ from megatron_sppo.errors import UserError
 @dataclass(frozen=True)
 class Shape:
     num_layers: int = 28
+    hidden_size: int = 3584
+    ffn_size: int = 18944
+    head_dim: int = 128
     num_heads: int = 28
     num_kv_heads: int = 4
     max_positions: int = 32768

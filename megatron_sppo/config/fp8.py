@@ -1,0 +1,98 @@
+"""What FP8 training asks of shapes, checked before anything is built.
+
+A product of an FP8 layer is [tokens, in] x [in, out], and its gradients are products along each of the three. Every one of
+the three has to be a multiple of what the recipe's kernels take; otherwise Transformer Engine refuses or, in some releases,
+computes something else (TransformerEngine#2892). Tokens are ours to choose: a packed row is padded
+(:mod:`megatron_sppo.models.packing`) so that each rank's part is such a multiple, and under sequence parallelism the 1/TP of it
+that a rank quantises before it is gathered. The padding is a sequence of its own: attention, loss and metrics never see it.
+What they share is a scale: the maximum of a tensor (or of a block) is taken over the padding's values too, a run of token 0 that
+begins like any other sequence.
+
+Widths are the model's, and :func:`check_fp8` says which one does not fit.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from megatron_sppo.config.schema import ModelConfig
+from megatron_sppo.errors import UserError
+
+# Of each dimension of a product. Per-tensor scales: what a tensor core takes at once; blockwise: the side of a block.
+MULTIPLES = {"none": 1, "delayed": 16, "tensorwise": 16, "blockwise": 128}
+
+
+class Widths(Protocol):
+    """What ``config.json`` says about a model's matrices."""
+
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def ffn_size(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def num_heads(self) -> int: ...
+    @property
+    def num_kv_heads(self) -> int: ...
+
+
+def row_multiple(model: ModelConfig) -> int:
+    """A rank's part of a packed row is a multiple of this many tokens."""
+    return MULTIPLES[model.fp8.recipe] * (model.tp if model.sequence_parallel else 1)
+
+
+def check_fp8(name: str, model: ModelConfig, device: Literal["cpu", "gpu"], shape: Widths | None) -> None:
+    """UserError where the recipe does not run on this device, with these knobs or with this model; ``name`` is its section."""
+    fp8 = model.fp8
+    in_bf16 = {"bf16_first_layers": fp8.bf16_first_layers, "bf16_last_layers": fp8.bf16_last_layers}
+    chosen = next((f"{name}.fp8.{key}={count}" for key, count in in_bf16.items() if count), "")
+    if fp8.recipe == "none":
+        _require(not chosen, f"{chosen} has no meaning without FP8: set {name}.fp8.recipe, or leave it at 0")
+        return
+    key = f"{name}.fp8.recipe={fp8.recipe}"
+    _require(device == "gpu", f"{key} needs a GPU with FP8 tensor cores: set {name}.fp8.recipe=none")
+    _require(model.dtype != "fp32", f"{key} computes the rest in bf16: set {name}.dtype=bf16, or {name}.fp8.recipe=none")
+    _require(
+        fp8.recipe != "delayed" or not chosen,
+        f"{chosen} does not go with {key}, whose history covers all layers: set {name}.fp8.recipe=tensorwise",
+    )
+    if shape is not None:
+        _check_bf16_layers(name, model, shape.num_layers)
+        _check_widths(name, model, shape)
+
+
+def _check_bf16_layers(name: str, model: ModelConfig, num_layers: int) -> None:
+    """Megatron takes them from the first and from the last pipeline stage alone."""
+    of_stage = num_layers // model.pp
+    for key, count in (("bf16_first_layers", model.fp8.bf16_first_layers), ("bf16_last_layers", model.fp8.bf16_last_layers)):
+        _require(
+            count <= of_stage,
+            f"{name}.fp8.{key}={count} exceeds the {of_stage} layers of a pipeline stage: set it to {of_stage} or less",
+        )
+
+
+def _check_widths(name: str, model: ModelConfig, shape: Widths) -> None:
+    unit, tp = MULTIPLES[model.fp8.recipe], model.tp
+    heads_of_rank = shape.num_heads // tp + 2 * max(shape.num_kv_heads // tp, 1)
+    widths = {
+        "hidden size": shape.hidden_size,
+        "attention width of a rank": shape.num_heads // tp * shape.head_dim,
+        "query, key and value width of a rank": heads_of_rank * shape.head_dim,
+        "feed-forward width of a rank": shape.ffn_size // tp,
+    }
+    for what, width in widths.items():
+        tensorwise = width % MULTIPLES["tensorwise"] == 0
+        fix = f"set {name}.fp8.recipe={'tensorwise' if tensorwise else 'none'}" + (f" or lower {name}.tp" if tp > 1 else "")
+        _require(
+            width % unit == 0,
+            f"{name}.fp8.recipe={model.fp8.recipe} multiplies in units of {unit}, and the {name}'s {what} at {name}.tp={tp} "
+            f"is {width}: {fix}",
+        )
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise UserError(sentence)

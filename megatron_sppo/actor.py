@@ -99,10 +99,11 @@ class Actor:
     def update(self, batch: ActorBatch, loss: Callable[[PolicyInputs], LossSum], seed: int) -> dict[str, Metric]:
         """All epochs and mini-batches of one step. Collective; the metrics are the same on every rank."""
         parts: list[dict[str, Metric]] = []
-        for epoch in range(self.config.epochs):
-            order = epoch_order(len(batch.response_tokens), seed, epoch)
-            for mini in self._plan(batch.prompt_tokens, batch.response_tokens, order):
-                parts += self._optimizer_step(batch, mini, loss)
+        with self.engine.training():
+            for epoch in range(self.config.epochs):
+                order = epoch_order(len(batch.response_tokens), seed, epoch)
+                for mini in self._plan(batch.prompt_tokens, batch.response_tokens, order):
+                    parts += self._optimizer_step(batch, mini, loss)
         return self.engine.reduced(parts)
 
     def _optimizer_step(

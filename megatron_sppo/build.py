@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from megatron_sppo.checkpoint.stop_file import StopFile
 from megatron_sppo.checkpoint.store import CheckpointStore
 from megatron_sppo.config import arithmetic
 from megatron_sppo.config.algorithms import critic_form
+from megatron_sppo.config.offload import LEAVING
 from megatron_sppo.config.run_dir import check_run_dir
 from megatron_sppo.config.schema import Config
 from megatron_sppo.critic import Critic, NoCritic, ValueModel, initial_logit
@@ -31,8 +32,9 @@ from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.models.gpt import check_layers
 from megatron_sppo.models.hf_config import HFModelConfig, read_hf_config
 from megatron_sppo.parallel import platform
-from megatron_sppo.parallel.groups import Layout, ModelGroups, build_groups
+from megatron_sppo.parallel.groups import Layout, ModelGroups, build_groups, is_main
 from megatron_sppo.parallel.job import Job
+from megatron_sppo.plan.this_machine import offload_level
 from megatron_sppo.ragged import Ragged
 from megatron_sppo.reshard.remote_sync import push_for_rollout, sync_for_training
 from megatron_sppo.reshard.weight_sync import WeightSync, build_weight_sync
@@ -171,10 +173,11 @@ def build(prepared: Prepared, job: Job) -> Parts:
     actor = Actor(policy, actor_config, config.rollout.temperature)
     if prepared.algorithm.needs_reference:
         actor.remember_reference()  # before a checkpoint is loaded: the reference is the initial policy
+    engines = {"actor": policy, **({"critic": critic.engine} if isinstance(critic, Critic) else {})}
+    _begin_offload(config, engines)  # before vLLM takes its memory
     engine, sync = _rollout_side(config, policy, job)
     accuracy = load_accuracy(config.reward)
     sampler = _sampler(prepared, engine, critic)
-    engines = {"actor": policy, **({"critic": critic.engine} if isinstance(critic, Critic) else {})}
     return Parts(
         config=config,
         algorithm=prepared.algorithm,
@@ -209,6 +212,14 @@ def _critic(prepared: Prepared, groups: list[ModelGroups], num_responses: int) -
     load_hf_weights(engine.model, hf, config.path, groups[0])
     engine.start_optimizer()
     return Critic(engine, config, form)
+
+
+def _begin_offload(config: Config, engines: Mapping[str, MegatronEngine]) -> None:
+    level = offload_level(config)
+    for name, engine in engines.items():
+        engine.residency.begin(LEAVING[level][name])
+    if config.offload == "auto" and level != "none" and is_main():
+        print(f"offload: auto comes to {level} in this GPU's memory", flush=True)
 
 
 def _rollout_side(config: Config, policy: MegatronEngine, job: Job) -> tuple[RolloutEngine, WeightSync]:

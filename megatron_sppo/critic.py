@@ -131,9 +131,10 @@ class Critic:
         assert batch is not None, "an algorithm with a critic gives it something to learn"
         sequences = _Sequences.of(batch.prompt_tokens, batch.response_tokens, self.form)
         parts: list[dict[str, Metric]] = []
-        for epoch in range(self.config.epochs):
-            for mini in self._plan(sequences, epoch_order(len(batch.prompt_tokens), seed, epoch)):
-                parts += self._optimizer_step(sequences, batch, mini, loss)
+        with self.engine.training():
+            for epoch in range(self.config.epochs):
+                for mini in self._plan(sequences, epoch_order(len(batch.prompt_tokens), seed, epoch)):
+                    parts += self._optimizer_step(sequences, batch, mini, loss)
         return self.engine.reduced(parts)
 
     def _optimizer_step(self, sequences: _Sequences, batch: CriticBatch, mini: MiniBatch, loss: Loss) -> list[dict[str, Metric]]:

@@ -62,6 +62,8 @@ def _roll_out(prepared: Prepared, job: Job) -> None:
 def _train(prepared: Prepared, job: Job) -> None:
     config, rank, run_dir, started = prepared.config, job.rank, Path(prepared.config.run_dir), time.monotonic()
     parts = build(prepared, job)
+    with parts.engine.awake(until_push=True):
+        pass  # asleep from here on: a checkpoint brings everything of a model back
     resumed = parts.checkpointer.load_latest()
     first_step = 1 if resumed is None else resumed[0] + 1
     with _run_log(config, run_dir, rank, first_step) as log, parts.checkpointer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +19,11 @@ from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
-from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, AsyncRequest
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_sppo.checkpoint import rng
-from megatron_sppo.checkpoint.sharded import in_one_process, load_engine, plan_save
+from megatron_sppo.checkpoint.sharded import in_one_process, load_engine, plan_save, staged
 from megatron_sppo.checkpoint.store import CheckpointStore, read_manifest
 from megatron_sppo.config.schema import CheckpointConfig
 from megatron_sppo.errors import UserError
@@ -76,14 +76,24 @@ class Checkpointer:
         rng.save(folder / _RNG)
         if rollouts and is_main():
             torch.save(dict(rollouts), folder / _ROLLOUTS)
-        request = in_one_process([plan_save(engine, folder / name) for name, engine in self.engines.items()])
-        self._pending = _Pending(step, manifest, is_best)
+        requests = list[AsyncRequest]()
+        with ExitStack() as present:
+            for name, engine in self.engines.items():
+                present.enter_context(engine.training())
+                requests.append(staged(plan_save(engine, folder / name)))
+                if platform.is_gpu():
+                    present.close()  # all of it is staged on the host: the next engine may need the room
+            self._pending = _Pending(step, manifest, is_best)
+            self._write(in_one_process(requests))
+
+    def _write(self, request: AsyncRequest) -> None:
+        """A background process of its own has been forked when this returns, or all is written."""
         if self.config.asynchronous:
             self._queue.schedule_async_request(request)
-        else:
-            with self._explained():
-                request.execute_sync()
-            self._finalize(blocking=True)
+            return
+        with self._explained():
+            request.execute_sync()
+        self._finalize(blocking=True)
 
     def maybe_finalize(self) -> None:
         """Publish the save in flight if its writers are done on all ranks. Call it once per step on every rank."""
@@ -128,7 +138,8 @@ class Checkpointer:
         manifest = _on_main(lambda: read_manifest(path))
         self._refuse_what_differs(path, manifest)
         for name, engine in self.engines.items():
-            load_engine(engine, path / name)
+            with engine.training():
+                load_engine(engine, path / name)
         if manifest["layouts"] == self._description()["layouts"]:
             rng.load(path / _RNG)
         else:

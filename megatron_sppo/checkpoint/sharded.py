@@ -60,20 +60,23 @@ def plan_save(engine: MegatronEngine, folder: Path) -> AsyncRequest:
         )
 
 
+def staged(request: AsyncRequest) -> AsyncRequest:
+    """With what was on a GPU copied to the host; memory of the host itself is not copied."""
+    if request.async_fn is None or request.preload_fn is None:
+        return request
+    arguments = list(request.async_fn_args)
+    arguments[1] = request.preload_fn()  # upstream's contract: the second argument
+    return request._replace(async_fn_args=tuple(arguments), preload_fn=None)
+
+
 def in_one_process(requests: Sequence[AsyncRequest]) -> AsyncRequest:
-    """One request whose single process makes the writes of all, in order.
+    """One request whose single process makes the writes of all, which are :func:`staged`, in order.
 
     Upstream hands all results of a rank back through one queue that does not say whose they are: of two requests in flight, the
     one that ends first is taken for the one that was scheduled first, and the checkpoint's index names the wrong files.
     """
-    jobs: list[_Job] = []
-    for request in requests:
-        if request.async_fn is None:  # nothing to write on this rank
-            continue
-        arguments = list(request.async_fn_args)
-        if request.preload_fn is not None:
-            arguments[1] = request.preload_fn()  # upstream's contract: the second argument, staged on the host
-        jobs.append((request.async_fn, tuple(arguments)))
+    # A request without a function has nothing to write on this rank.
+    jobs: list[_Job] = [(request.async_fn, tuple(request.async_fn_args)) for request in requests if request.async_fn is not None]
     finalize = [function for request in requests for function in request.finalize_fns]
     return AsyncRequest(_run_in_order if jobs else None, (jobs,), finalize)
 

@@ -248,6 +248,11 @@ class Config:
     algorithm: AlgorithmConfig = section(AlgorithmConfig, "what is optimised")
     rollout: RolloutConfig = section(RolloutConfig, "vLLM")
     reward: RewardConfig = section(RewardConfig, "what counts as success")
+    offload: Literal["none", "optimizer", "all", "auto"] = knob(
+        "none",
+        "what leaves the GPU while unused: optimizer = optimizer states; all = gradients and the critic's weights too; "
+        "auto = the least of these with which `plan` finds the run to fit",
+    )
     data: DataConfig = section(DataConfig, "prompts")
     validation: ValidationConfig = section(ValidationConfig, "held-out accuracy during training")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "save, resume, export")

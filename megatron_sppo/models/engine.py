@@ -7,7 +7,7 @@ micro-batches (anything with a ``packed`` row) and a function of the last stage'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -20,13 +20,15 @@ from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from torch import Tensor
 
 from megatron_sppo.config.fp8 import row_multiple
+from megatron_sppo.config.offload import COPIED, PARTS, Part
 from megatron_sppo.config.schema import ModelConfig
 from megatron_sppo.losses import LossSum
 from megatron_sppo.metrics import Metric, merge
 from megatron_sppo.models.flops import forward_flops
 from megatron_sppo.models.gpt import Head, build_gpt
 from megatron_sppo.models.hf_config import HFModelConfig
-from megatron_sppo.models.optimizer import build_optimizer, build_scheduler, wrap_ddp
+from megatron_sppo.models.offload import Mirror, Residency, Storages, storages_of
+from megatron_sppo.models.optimizer import build_optimizer, build_scheduler, optimizer_tensors, wrap_ddp
 from megatron_sppo.models.packing import PackedSequences, RowLayout
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.collectives import gather_objects
@@ -68,6 +70,7 @@ class MegatronEngine:
         with groups.active():
             self.ddp = wrap_ddp(self.model, config.optimizer, groups)
         self._total_steps = total_steps
+        self.residency = Residency({part: Mirror(partial(self.storages, part), copies=part in COPIED) for part in PARTS})
 
     def start_optimizer(self) -> None:
         """Create the optimizer from the parameters as they are now: call once they are filled."""
@@ -77,6 +80,16 @@ class MegatronEngine:
             self.scheduler = build_scheduler(self.optimizer, self.config.optimizer, self._total_steps)
         mcore.finalize_model_grads_func = partial(_finalize, groups=self.groups)
         mcore.grad_scale_func = self.optimizer.scale_loss
+
+    def storages(self, part: Part) -> Storages:
+        """Of the device memory that a part of this model takes; an fp32 model's weights are what its optimizer steps."""
+        weights = storages_of(self.model.parameters())
+        if part == "weights":
+            return weights
+        if part == "gradients":
+            return storages_of(buffer.grad_data for buffer in (*self.ddp.buffers, *self.ddp.expert_parallel_buffers))
+        states = storages_of(optimizer_tensors(self.optimizer))
+        return {key: storage for key, storage in states.items() if key not in weights}
 
     def cost(self, length: int) -> float:
         """FLOPs of a forward pass over one sequence's layers: what data-parallel ranks share evenly."""
@@ -99,9 +112,13 @@ class MegatronEngine:
         def as_loss(output: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Result]:
             return output.new_zeros(()), torch.zeros([], dtype=torch.int, device=output.device), collect(output, batch)
 
-        with torch.no_grad():
+        with torch.no_grad(), self.residency.using("weights"):
             results: list[Result] = self._run(batches, as_loss, forward_only=True)
         return results
+
+    def training(self) -> AbstractContextManager[None]:
+        """All that an :meth:`update` needs is on the device while inside: once around the updates of a phase."""
+        return self.residency.using(*PARTS)
 
     def update(self, batches: Sequence[Batch], loss: Callable[[Tensor, Batch], LossSum]) -> Update:
         """One optimizer step on the loss's global sum over the global weight. Every data-parallel rank needs a micro-batch.
@@ -116,13 +133,14 @@ class MegatronEngine:
             weight = torch.tensor(value.weight if counts else 0, dtype=torch.int, device=output.device)
             return value.total, weight, value.metrics
 
-        self.ddp.zero_grad_buffer()
-        self.optimizer.zero_grad()
-        metrics: list[dict[str, Metric]] = self._run(batches, as_loss, forward_only=False)
-        lr = max((float(group["lr"]) for group in self.optimizer.param_groups), default=0.0)
-        with self.groups.active():
-            succeeded, grad_norm, _ = self.optimizer.step()
-            self.scheduler.step(increment=1)
+        with self.training():
+            self.ddp.zero_grad_buffer()
+            self.optimizer.zero_grad()
+            metrics: list[dict[str, Metric]] = self._run(batches, as_loss, forward_only=False)
+            lr = max((float(group["lr"]) for group in self.optimizer.param_groups), default=0.0)
+            with self.groups.active():
+                succeeded, grad_norm, _ = self.optimizer.step()
+                self.scheduler.step(increment=1)
         assert succeeded, "without loss scaling every optimizer step succeeds"
         return Update(metrics, float(grad_norm or 0.0), lr)
 

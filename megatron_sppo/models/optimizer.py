@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MCoreOptimizerConfig
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from torch import Tensor
 
 from megatron_sppo.config.schema import OptimizerConfig
 from megatron_sppo.parallel.groups import ModelGroups
@@ -41,6 +44,17 @@ def build_optimizer(
         use_distributed_optimizer=config.distributed,
     )
     return get_megatron_optimizer(mcore, [ddp], use_gloo_process_groups=False, pg_collection=groups.pg)
+
+
+def optimizer_tensors(optimizer: MegatronOptimizer) -> Iterator[Tensor]:
+    """What it keeps between steps: the parameters that it steps (fp32 copies of bf16 ones) and its states."""
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        if part.optimizer is None:  # a rank without a parameter of this kind
+            continue
+        for group in part.optimizer.param_groups:
+            yield from group["params"]
+        for state in part.optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
 
 
 def build_scheduler(optimizer: MegatronOptimizer, config: OptimizerConfig, total_steps: int) -> OptimizerParamScheduler:

@@ -46,6 +46,8 @@ def _key_value_cache(memory: Memory) -> Iterator[str]:
     if room > GB:
         more = setup.config.rollout.gpu_memory_utilization + room / setup.machines.gpu.memory
         fix = f"raise rollout.gpu_memory_utilization to {min(0.95, more):.2f}, which fits, or set rollout.max_num_seqs={held}"
+    if setup.config.offload == "none":
+        fix += ", or make room for a larger rollout.gpu_memory_utilization with offload=auto"
     yield (
         f"the KV cache of {engine.kv_cache / GB:.1f} GB holds {held} of {wanted} sequences at {setup.longest} tokens; "
         f"vLLM will hold others back or recompute them: {fix}"

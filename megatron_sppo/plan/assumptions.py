@@ -35,7 +35,7 @@ class Assumptions:
             f"mean prompt {self.mean_prompt:.1%} and mean response {self.mean_response:.1%} of their limits",
             f"a rank's CUDA context and NCCL buffers {self.context / GB:.1f} GB, its CUDA graphs {self.cuda_graphs / GB:.1f} GB",
             f"{self.fragmentation:.0%} of the GPU lost to fragmentation",
-            "PyTorch's cached blocks are returned before vLLM wakes; nothing of Megatron's is offloaded to the host",
+            "PyTorch's cached blocks are returned before vLLM wakes",
             f"of peak FLOP/s {self.train_flops:.0%} in updates and {self.forward_flops:.0%} in forward passes",
             f"in decoding {self.decode_flops:.0%} of peak FLOP/s and {self.decode_bandwidth:.0%} of memory bandwidth",
             f"a decoding step takes {self.scheduling * 1e3:.0f} ms to schedule and {self.all_reduce * 1e6:.0f} us per all-reduce",

@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from megatron_sppo.config.offload import LEVELS
 from megatron_sppo.config.schema import Config
 from megatron_sppo.errors import UserError
 from megatron_sppo.plan.assumptions import Assumptions
@@ -62,8 +63,12 @@ def fits(setup: Setup, change: Change, assumptions: Assumptions) -> bool:
 
 
 def candidates(config: Config, machines: Machines) -> list[Change]:
-    """Single changes, those that cost least time first: vLLM's share, what is computed anew, finer cuts, more machines."""
-    found = [Change((("rollout.gpu_memory_utilization", share),)) for share in _near(config.rollout.gpu_memory_utilization)]
+    """Single changes, those that cost least time first: what waits on the host, vLLM's share, what is computed anew, finer cuts,
+    more machines.
+    """
+    more = () if config.offload == "auto" else LEVELS[LEVELS.index(config.offload) + 1 :]
+    found = [Change((("offload", level),)) for level in more]
+    found += [Change((("rollout.gpu_memory_utilization", share),)) for share in _near(config.rollout.gpu_memory_utilization)]
     found += [Change((knob,)) for knob in _cheap(config)]
     for name in ("actor", "critic"):
         model = getattr(config, name)

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     assumptions = Assumptions()
     memory = Memory(Setup.of(config, machines), assumptions)
     push = Push(memory.setup, memory.engine.itemsize)
-    times = Times(memory.setup, memory.engine, assumptions, push.most_received)
+    times = Times(memory.setup, memory.engine, assumptions, push.most_received, memory.offload_bytes)
     print(render(memory, times, push, assumptions))
     problem = memory.problem()
     warnings = [f"warning: {sentence}" for sentence in advice(memory, times, push, assumptions)]

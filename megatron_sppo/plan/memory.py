@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 from megatron_sppo.config.arithmetic import data_parallel, mini_batch_size
+from megatron_sppo.config.offload import COPIED, LEAVING, LEVELS, Level, Part
 from megatron_sppo.config.schema import ModelConfig
 from megatron_sppo.plan.assumptions import Assumptions
 from megatron_sppo.plan.engine_memory import EngineMemory
@@ -20,6 +21,7 @@ from megatron_sppo.reshard.declared import layouts
 Phase = Literal["rollout", "critic update", "log-probs", "actor update", "reshard"]
 PHASES: tuple[Phase, ...] = ("rollout", "critic update", "log-probs", "actor update", "reshard")
 _MIB = 2**20
+USED: dict[str, Phase] = {"actor": "actor update", "critic": "critic update"}  # what `offload` brings back is there in these
 STAGING = 4  # times rollout.reshard_cap_mib: two arenas of a round in each direction (megatron_sppo/reshard/executor.py)
 
 Table = dict[str, dict[Phase, float]]  # component -> phase -> bytes; phases in which it is absent are left out
@@ -29,6 +31,15 @@ Table = dict[str, dict[Phase, float]]  # component -> phase -> bytes; phases in 
 class Memory:
     setup: Setup
     assumptions: Assumptions
+
+    @cached_property
+    def offload(self) -> Level:
+        """``offload``, or what ``auto`` comes to: the least with which the run fits, and all where nothing does."""
+        level = self.setup.config.offload
+        if level != "auto":
+            return level
+        choices = (replace(self, setup=replace(self.setup, config=replace(self.setup.config, offload=each))) for each in LEVELS)
+        return next((memory.offload for memory in choices if not memory.problem()), LEVELS[-1])
 
     @cached_property
     def engine(self) -> EngineMemory:
@@ -79,11 +90,21 @@ class Memory:
         ranks = min(self.setup.machines.gpus_per_node, self.setup.train_ranks)
         shards = max(self._shards(), key=lambda shards: sum(shard.state.total for shard in shards))
         found = {"checkpoint being written": ranks * sum(shard.state.weights + shard.state.optimizer for shard in shards)}
+        if self.offload != "none":
+            found[f"what offload={self.offload} brings there"] = ranks * self.offload_bytes
         if self.setup.config.rollout.sleep and not self.setup.is_separate:
             found["vLLM's weights, while it sleeps after a validation"] = ranks * self.engine.weights
         if self.setup.needs_reference:
             found["reference policy"] = ranks * shards[0].state.weights
         return found
+
+    @property
+    def offload_bytes(self) -> float:
+        """Host memory of what ``offload`` brings there, of the rank with most."""
+        return max(sum(map(self._offloaded, ("actor", "critic"), shards)) for shards in self._shards())
+
+    def _offloaded(self, name: str, shard: Shard) -> float:
+        return sum(getattr(shard.state, part) for part in LEAVING[self.offload][name] & COPIED)
 
     def _shards(self) -> Iterator[tuple[Shard, ...]]:
         """(actor, critic) as each kind of rank holds them; the actor alone where the algorithm has no critic."""
@@ -98,8 +119,10 @@ class Memory:
         table: Table = {}
         for name, shard in zip(("actor", "critic"), shards, strict=False):
             state = shard.state
-            for part, size in (("weights", state.weights), ("gradients", state.gradients), ("optimizer", state.optimizer)):
-                table[f"{name} {part}"] = dict.fromkeys(PHASES, size)
+            leaving = LEAVING[self.offload][name]
+            sizes: dict[Part, float] = {"weights": state.weights, "gradients": state.gradients, "optimizer": state.optimizer}
+            for part, size in sizes.items():
+                table[f"{name} {part}"] = dict.fromkeys((USED[name],) if part in leaving else PHASES, size)
         if rolls_out:
             table |= self._engine_rows()
         if shards:

@@ -21,6 +21,7 @@ class Times:
     engine: EngineMemory
     assumptions: Assumptions
     reshard_bytes: tuple[float, float]  # most that a rank receives within its node, and from other nodes
+    offload_bytes: float = 0.0  # of a rank, which leave and come back once a step
 
     @property
     def prompt(self) -> float:
@@ -47,6 +48,8 @@ class Times:
             found["reference log-probs"] = self._forward(actor)
         found["actor update"] = config.actor.epochs * self._update(actor, config.actor, sequence)
         found["reshard"] = self.reshard()
+        if self.offload_bytes:
+            found["offload"] = 2 * self.offload_bytes / self.assumptions.host_link
         return found
 
     @property

@@ -37,6 +37,7 @@ OVERRIDES = (
     "checkpoint.asynchronous=true",
     "checkpoint.export_hf=true",
 )
+OFFLOAD = "offload=all"  # of the run that is interrupted: what goes to the host and comes back must not change a bit either
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Runs:
 
 def kill_after_checkpoint(config: Path, run_dir: Path, limit_seconds: float = 240.0) -> None:
     """Start the run and end it with SIGKILL, all ranks at once, as soon as the checkpoint in the middle is complete."""
-    process = start(command("train", config, "--nproc", 2, f"run_dir={run_dir}", *OVERRIDES))
+    process = start(command("train", config, "--nproc", 2, f"run_dir={run_dir}", *OVERRIDES, OFFLOAD))
     latest, deadline = run_dir / "checkpoints" / "latest", time.monotonic() + limit_seconds
     try:
         while not latest.exists():
@@ -71,7 +72,7 @@ def runs(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Run
     train(config, whole, *OVERRIDES)
     kill_after_checkpoint(config, resumed)
     steps_at_kill, exported_at_kill = max(rows(resumed, "train")), (resumed / "hf").exists()
-    return Runs(whole, resumed, steps_at_kill, exported_at_kill, train(config, resumed, *OVERRIDES))
+    return Runs(whole, resumed, steps_at_kill, exported_at_kill, train(config, resumed, *OVERRIDES, OFFLOAD))
 
 
 def test_it_was_really_interrupted(runs: Runs) -> None:

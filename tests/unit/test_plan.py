@@ -207,6 +207,37 @@ def test_sleep_frees_vllm_in_updates() -> None:
 SEPARATE = ("rollout.placement=separate", "rollout.num_ranks=4", "rollout.gpu_memory_utilization=0.9")
 
 
+def test_what_offload_brings_to_the_host_is_on_the_gpu_in_its_models_update_alone() -> None:
+    stays, partly, away = (memory(f"offload={level}").tables["rank"] for level in ("none", "optimizer", "all"))
+    for name, phase in (("actor", "actor update"), ("critic", "critic update")):
+        assert set(stays[f"{name} optimizer"]) == set(PHASES)
+        assert set(partly[f"{name} optimizer"]) == set(away[f"{name} gradients"]) == {phase}
+        assert set(partly[f"{name} gradients"]) == set(PHASES)
+    assert set(away["actor weights"]) == set(PHASES) and set(away["critic weights"]) == {"critic update"}
+    state, critic = (ModelState.of(parameters(SEVEN, 4, 1, head)[0], ModelConfig(path="", tp=4), 4) for head in ("lm", "value"))
+    assert totals(stays)["rollout"] - totals(away)["rollout"] == pytest.approx(
+        state.gradients + state.optimizer + critic.total, rel=1e-6
+    )
+    # Gradients are not copied, and a node's four ranks share its host.
+    host = memory("offload=all").host_bytes["what offload=all brings there"]
+    assert host == pytest.approx(4 * (state.optimizer + critic.optimizer + critic.weights), rel=1e-6)
+    assert not any("offload" in what for what in memory().host_bytes)
+
+
+@pytest.mark.parametrize(("share", "level"), [(0.1, "none"), (0.4, "optimizer"), (0.75, "all"), (0.95, "all")])
+def test_auto_is_the_least_offload_with_which_the_run_fits(share: float, level: str) -> None:
+    found = memory("offload=auto", f"rollout.gpu_memory_utilization={share}")
+    assert found.offload == level
+    assert found.tables == memory(f"offload={level}", f"rollout.gpu_memory_utilization={share}").tables
+    assert bool(found.problem()) == (share == 0.95), "where nothing fits, the verdict is that of the most"
+
+
+def test_the_least_offload_is_named_and_none_where_it_is_on_already() -> None:
+    assert str(nearest(setup("rollout.gpu_memory_utilization=0.5"), Assumptions())[0]) == "offload=optimizer"
+    beyond = nearest(setup("rollout.gpu_memory_utilization=0.95", "offload=all"), Assumptions())
+    assert beyond and not any("offload" in str(change) for change in beyond)
+
+
 def test_ranks_that_roll_out_alone_have_the_gpu_to_themselves() -> None:
     planned = memory(*SEPARATE, gpus=8)
     training, rollout = planned.tables["training rank"], planned.tables["rollout rank"]
@@ -277,7 +308,7 @@ def test_changes_that_are_named_do_fit() -> None:
     too_large = setup("rollout.gpu_memory_utilization=0.8")
     assert Memory(too_large, Assumptions()).problem().startswith("the rollout phase needs 137")
     changes = nearest(too_large, Assumptions())
-    assert str(changes[0]) == "rollout.gpu_memory_utilization=0.15" and len(changes) == 2
+    assert [str(change) for change in changes] == ["offload=all", "rollout.gpu_memory_utilization=0.15"]
     assert all(fits(too_large, change, Assumptions()) for change in changes)
     assert not Memory(changes[0].applied(too_large), Assumptions()).problem()
 
@@ -328,7 +359,8 @@ def test_a_plan_as_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
     assert main(["plan", path, "rollout.gpu_memory_utilization=0.8", "--gpus-per-node", "4"]) == 2
     verdict = capsys.readouterr().out.splitlines()[-3:]
-    assert verdict[0].startswith("does not fit: the rollout phase needs") and "gpu_memory_utilization=0.15" in verdict[1]
+    assert verdict[0].startswith("does not fit: the rollout phase needs") and verdict[1] == "  offload=all"
+    assert verdict[2] == "  rollout.gpu_memory_utilization=0.15"
 
     assert main(["plan", path, "--gpu", "b200", "--gpus-per-node", "4"]) == 0
     assert "warning: critic.tp=4 wastes two all-reduces" in capsys.readouterr().out

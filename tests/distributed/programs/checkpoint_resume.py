@@ -14,6 +14,8 @@ import random
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from megatron_sppo.algorithms.sppo import SPPO
 from megatron_sppo.batch import ActorBatch, CriticBatch
 from megatron_sppo.checkpoint.checkpointer import Checkpointer
 from megatron_sppo.config.algorithms import CRITICS
+from megatron_sppo.config.offload import LEAVING, PARTS, Level
 from megatron_sppo.config.schema import (
     ActorConfig,
     AlgorithmConfig,
@@ -75,7 +78,14 @@ class Run:
     """An actor and a critic with one batch to learn from."""
 
     def __init__(
-        self, models: list[str], actor: Layout, critic: Layout, distributed: bool, dtype: Any, lr: float = OPTIMIZER.lr
+        self,
+        models: list[str],
+        actor: Layout,
+        critic: Layout,
+        distributed: bool,
+        dtype: Any,
+        lr: float = OPTIMIZER.lr,
+        offload: Level = "none",
     ) -> None:
         groups = build_groups([actor, critic], seed=100 + dist.get_rank())
         shared = {"dtype": dtype, "mini_batch_size": 6, "optimizer": replace(OPTIMIZER, lr=lr, distributed=distributed)}
@@ -89,6 +99,8 @@ class Run:
         for engine, model in zip(self.engines.values(), models, strict=True):
             load_hf_weights(engine.model, engine.hf, model, engine.groups)
             engine.start_optimizer()
+        for name, engine in self.engines.items():
+            engine.residency.begin(LEAVING[offload][name])
         self.actor = Actor(self.engines["actor"], actor_config, temperature=0.7)
         self.critic = Critic(self.engines["critic"], critic_config, CRITICS["sppo"])
         self.algorithm = SPPO(AlgorithmConfig(), RolloutConfig(temperature=0.7), seed=1)
@@ -112,8 +124,9 @@ class Run:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """This rank's shards."""
-        named = ((name, *item) for name, engine in self.engines.items() for item in engine.model.named_parameters())
-        return {f"{name}.{key}": param.detach().clone() for name, key, param in named}
+        with self.all_present():
+            named = ((name, *item) for name, engine in self.engines.items() for item in engine.model.named_parameters())
+            return {f"{name}.{key}": param.detach().clone() for name, key, param in named}
 
     def whole_weights(self) -> dict[str, torch.Tensor]:
         """Full tensors under HF names, whatever the layout; the critic's without its head."""
@@ -130,7 +143,23 @@ class Run:
         return [max(group["lr"] for group in engine.optimizer.param_groups) for engine in self.engines.values()]
 
     def optimizer_state(self) -> dict[str, Any]:
-        return {name: copy.deepcopy(engine.optimizer.state_dict()) for name, engine in self.engines.items()}
+        with self.all_present():
+            return {name: copy.deepcopy(engine.optimizer.state_dict()) for name, engine in self.engines.items()}
+
+    @contextmanager
+    def all_present(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for engine in self.engines.values():
+                stack.enter_context(engine.training())
+            yield
+
+    def present_bytes(self) -> dict[str, int]:
+        """Of each model's parts, as they are now."""
+        return {
+            f"{name} {part}": sum(storage.nbytes() for storage in engine.storages(part).values())
+            for name, engine in self.engines.items()
+            for part in PARTS
+        }
 
 
 def draw() -> list[float]:
@@ -189,8 +218,9 @@ def save(folder: Path, models: list[str], name: str) -> None:
 
 
 def load(folder: Path, models: list[str], name: str) -> None:
+    """What went on kept everything on the device; what resumes keeps there what it uses."""
     noted = torch.load(note(folder, name), weights_only=False)
-    run = Run(models, *CASES[name])
+    run = Run(models, *CASES[name], offload="all")
     assert not same(run.weights(), noted["at_save"])
     checkpointer = Checkpointer(folder / name, CheckpointConfig(resume="must"), run.engines)
     assert checkpointer.load_latest() == (2, TRAINER_STATE)
@@ -200,6 +230,10 @@ def load(folder: Path, models: list[str], name: str) -> None:
     assert same(metrics, noted["metrics"]), f"{metrics} is not {noted['metrics']}"
     assert same(run.weights(), noted["after"])
     assert same(run.optimizer_state(), noted["optimizer"])
+    left = {part for part, size in run.present_bytes().items() if size == 0}
+    assert left == {"actor optimizer", "actor gradients", "critic optimizer", "critic gradients", "critic weights"}
+    with run.all_present():
+        assert all(run.present_bytes().values()), run.present_bytes()
     say(f"PASS load {name}")
 
 
@@ -223,7 +257,7 @@ def load_elsewhere(folder: Path, models: list[str], name: str) -> None:
 
 def never_stepped(folder: Path, models: list[str]) -> None:
     """Adam without moments yet, as an actor's in the critic's warm-up: resumed, its first step is a first step."""
-    resumed, fresh = (Run(models, *CASES[next(iter(CASES))]) for _ in range(2))
+    resumed, fresh = (Run(models, *CASES[next(iter(CASES))], offload=level) for level in ("optimizer", "none"))
     loaded = Checkpointer(folder / "full", CheckpointConfig(), resumed.engines).load_latest()
     assert loaded is not None and loaded[0] == 1
     assert same(resumed.step(), fresh.step()) and same(resumed.weights(), fresh.weights())

@@ -17,7 +17,7 @@ import argparse
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -54,9 +54,10 @@ class ModelShape:
     feed_forward: int
 
 
-# Each operation is a chance to err, and a rare two-digit operand a greater one: success goes from nearly always to nearly never
-# over the prompts, and a critic can tell which is which by reading them.
-TASK = Difficulty(operations=(2, 3, 4, 5, 6), two_digit_share=0.07)
+# Each operation is a chance to err, and one with two digits a greater one, for the warm start shows few of them: success goes from
+# nearly always to nearly never over the prompts, and a critic can tell which is which by reading them.
+TASK = Difficulty(operations=(2, 3, 4, 5), two_digit_share=0.35)
+WARM_START = replace(TASK, two_digit_share=0.05)
 # Most examples answer at once. A small model can only guess then, and the warm-started policy does so as often; that working it
 # out pays is for SPPO to find, as reasoning models do on their base models' mixed habits.
 DIRECT_SHARE = 0.6
@@ -71,7 +72,7 @@ def make_assets(output: Path, seed: int, sizes: Sizes) -> None:
     taken: set[Problem] = set()
     validation = draw_distinct(rng, TASK, sizes.validation, taken)
     train = draw_distinct(rng, TASK, sizes.train, taken)
-    warm_start = draw_distinct(rng, TASK, sizes.warm_start, taken)
+    warm_start = draw_distinct(rng, WARM_START, sizes.warm_start, taken)
     write_rows(output / "warm_start.jsonl", (worked_example(rng, p) for p in warm_start))
     for name, problems in (("train", train), ("arithmetic", validation)):
         write_rows(output / f"{name}.jsonl", ({"prompt": p.prompt, "answer": p.answer} for p in problems))

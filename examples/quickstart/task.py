@@ -26,7 +26,7 @@ class Difficulty:
     """What problems of a data set look like."""
 
     operations: tuple[int, ...]  # number of operations, drawn uniformly
-    two_digit_share: float  # probability that an operand after the first has two digits
+    two_digit_share: float  # probability that a problem's operands after the first have two digits each, not one
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def _term(sign: int, operand: int) -> str:
 def draw_problem(rng: random.Random, difficulty: Difficulty) -> Problem:
     total = rng.randint(0, MAX_TOTAL)
     operands, signs = [total], []
+    low, high = (10, MAX_TOTAL) if rng.random() < difficulty.two_digit_share else (1, 9)
     for _ in range(rng.choice(difficulty.operations)):
-        low, high = (10, MAX_TOTAL) if rng.random() < difficulty.two_digit_share else (1, 9)
         # Never empty: MAX_TOTAL >= 2 * low - 1, so there is room either above or below the total.
         sign, room = rng.choice([(sign, room) for sign, room in ((1, MAX_TOTAL - total), (-1, total)) if room >= low])
         operand = rng.randint(low, min(high, room))

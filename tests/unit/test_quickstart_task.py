@@ -67,13 +67,14 @@ def test_every_step_is_true_and_stays_in_range(share: float) -> None:
         assert steps[-1].endswith(f"={problem.answer}") and boxed == f"\\boxed{{{problem.answer}}}"
 
 
-def test_difficulty_sets_the_share_of_two_digit_operands() -> None:
+def test_difficulty_sets_the_share_of_two_digit_problems() -> None:
     rng = random.Random(5)
 
     def share(wanted: float) -> float:
         problems = [task.draw_problem(rng, task.Difficulty((3,), wanted)) for _ in range(1000)]
-        operands = [operand for problem in problems for operand in problem.operands[1:]]
-        return sum(operand >= 10 for operand in operands) / len(operands)
+        kinds = [{operand >= 10 for operand in problem.operands[1:]} for problem in problems]
+        assert all(len(kind) == 1 for kind in kinds), "a problem's operands are of one kind"
+        return sum(True in kind for kind in kinds) / len(kinds)
 
     assert share(0.0) == 0.0
     assert share(1.0) == 1.0

@@ -54,8 +54,8 @@ class ModelShape:
     feed_forward: int
 
 
-# Each operation is a chance to err, and one with two digits a greater one, for the warm start shows few of them: success goes from
-# nearly always to nearly never over the prompts, and a critic can tell which is which by reading them.
+# Each operation is a chance to err, and one with two digits a greater one, for the warm start shows few of them: success goes
+# from nearly always to nearly never over the prompts, and a critic can tell which is which by reading them.
 TASK = Difficulty(operations=(2, 3, 4, 5), two_digit_share=0.35)
 WARM_START = replace(TASK, two_digit_share=0.05)
 # Most examples answer at once. A small model can only guess then, and the warm-started policy does so as often; that working it

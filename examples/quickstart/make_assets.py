@@ -58,8 +58,8 @@ class ModelShape:
 # from nearly always to nearly never over the prompts, and a critic can tell which is which by reading them.
 TASK = Difficulty(operations=(2, 3, 4, 5), two_digit_share=0.35)
 WARM_START = replace(TASK, two_digit_share=0.1)
-# Half of the examples answer at once. A small model can only guess then, and the warm-started policy does so as often; that working
-# it out pays is for SPPO to find, as reasoning models do on their base models' mixed habits.
+# Half of the examples answer at once. A small model can only guess then, and the warm-started policy does so as often; that
+# working it out pays is for SPPO to find, as reasoning models do on their base models' mixed habits.
 DIRECT_SHARE = 0.5
 POLICY = ModelShape(hidden=192, layers=4, feed_forward=640)  # 2.0 M parameters
 CRITIC = ModelShape(hidden=128, layers=3, feed_forward=384)  # 0.7 M parameters

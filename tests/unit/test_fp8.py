@@ -69,6 +69,10 @@ def test_megatron_is_told_the_recipe_and_the_layers_in_bf16() -> None:
     assert transformer_config(TINY, actor()).fp8 is None
 
 
+def test_without_fp8_every_layer_is_in_bf16_anyway() -> None:
+    check_fp8("actor", actor("fp8.bf16_last_layers=2"), "cpu", SEVEN_B)
+
+
 @pytest.mark.parametrize("recipe", ["delayed", "tensorwise", "blockwise"])
 @pytest.mark.parametrize("name", ["DeepSeek-R1-Distill-Qwen-1.5B", "DeepSeek-R1-Distill-Qwen-7B", "Qwen2.5-32B"])
 def test_published_models_take_every_recipe(name: str, recipe: str) -> None:
@@ -79,7 +83,6 @@ def test_published_models_take_every_recipe(name: str, recipe: str) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("fp8.bf16_last_layers=2", "actor.fp8.bf16_last_layers=2 has no meaning without FP8: set actor.fp8.recipe"),
         ("fp8.recipe=delayed dtype=fp32", "actor.fp8.recipe=delayed computes the rest in bf16: set actor.dtype=bf16"),
         (
             "fp8.recipe=delayed fp8.bf16_first_layers=1",

@@ -60,6 +60,13 @@ def torchrun() -> Callable[..., str]:
     return run_torchrun
 
 
+@pytest.fixture(scope="module")
+def selected_cases(request: pytest.FixtureRequest) -> set[str]:
+    """Values of ``case`` in this module's tests after ``-k``: one launch serves them all, and need not run any other."""
+    mine = (item for item in request.session.items if item.path == request.path and isinstance(item, pytest.Function))
+    return {item.callspec.params["case"] for item in mine if hasattr(item, "callspec") and "case" in item.callspec.params}
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """``tiny_model(kind) -> folder``: a random HF model with a tokenizer, built once a session; kinds in `tests.tiny_models`."""

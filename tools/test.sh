@@ -43,10 +43,10 @@ check imports lint-imports
 for tier in unit distributed engine_cpu end_to_end; do
     check "$tier" pytest_tier "$tier" "$@"
 done
-# Where Megatron's releases were found to differ. Any tier can be run with any of them (docs/install.md); with 0.19 process groups cost so
-# much that the distributed tier takes many minutes.
+# Where Megatron's releases were found to differ, and a layout of each kind. Any tier can be run with any release (docs/install.md).
 if (($# == 0)); then
-    check core-0.19 tools/test_megatron.sh 0.19 -q tests/unit/test_{attention,packing,logprobs,versions}.py
+    check 0.19-unit tools/test_megatron.sh 0.19 -q tests/unit/test_{logprobs,versions,fp8}.py
+    check 0.19-ranks tools/test_megatron.sh 0.19 -q tests/distributed/test_{step,hf}_parity.py -k "recompute or bce or wide_heads"
 fi
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     check gpu pytest_tier gpu "$@"

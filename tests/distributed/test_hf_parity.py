@@ -18,7 +18,10 @@ CHUNKED = "qwen2, tp2, chunks of 5 tokens"
 
 @pytest.fixture(scope="module")
 def results(
-    tiny_model: Callable[[str], Path], torchrun: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+    tiny_model: Callable[[str], Path],
+    torchrun: Callable[..., str],
+    tmp_path_factory: pytest.TempPathFactory,
+    selected_cases: set[str],
 ) -> dict[str, dict[str, Any]]:
     cases = {
         f"{kind}, {layout}": {"model": str(tiny_model(kind)), "overrides": overrides}
@@ -27,7 +30,7 @@ def results(
     }
     cases[CHUNKED] = {"model": str(tiny_model("qwen2")), "overrides": [*LAYOUTS["tp2"], "actor.logprob_chunk_tokens=5"]}
     file = tmp_path_factory.mktemp("hf_parity") / "cases.json"
-    file.write_text(json.dumps(cases))
+    file.write_text(json.dumps({name: case for name, case in cases.items() if name in selected_cases}))
     output = torchrun(PROGRAM, 2, args=[file], timeout=240)
     lines = [json.loads(line.removeprefix("RESULT ")) for line in output.splitlines() if line.startswith("RESULT ")]
     return {line["case"]: line for line in lines}

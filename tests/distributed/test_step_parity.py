@@ -133,7 +133,10 @@ def save_one_kv_head(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def results(
-    tiny_model: Callable[[str], Path], torchrun: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+    tiny_model: Callable[[str], Path],
+    torchrun: Callable[..., str],
+    tmp_path_factory: pytest.TempPathFactory,
+    selected_cases: set[str],
 ) -> dict[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("step_parity")
     one_kv_head = save_one_kv_head(folder / "one_kv_head")
@@ -149,7 +152,10 @@ def results(
         for name, overrides in OPTIONS.items()
     }
     found: dict[str, dict[str, Any]] = {}
-    for num_ranks, cases in ((2, cases_of(LAYOUTS) | options), (4, cases_of(PRODUCTS))):
+    for num_ranks, every_case in ((2, cases_of(LAYOUTS) | options), (4, cases_of(PRODUCTS))):
+        cases = {name: case for name, case in every_case.items() if name in selected_cases}
+        if not cases:
+            continue
         file = folder / f"cases_{num_ranks}.json"
         file.write_text(json.dumps(cases))
         output = torchrun(PROGRAM, num_ranks, args=[file], timeout=600)
@@ -186,5 +192,5 @@ def test_critic(results: dict[str, dict[str, Any]], case: str) -> None:
 
 def test_each_option_changes_the_step(results: dict[str, dict[str, Any]]) -> None:
     """Otherwise its parity would say nothing."""
-    norms = sorted(results[case]["plain_grad_norm"] for case in OPTIONS)
+    norms = sorted(results[case]["plain_grad_norm"] for case in OPTIONS if case in results)
     assert all(b > a * 1.001 for a, b in pairwise(norms)), norms

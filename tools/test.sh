@@ -45,8 +45,8 @@ for tier in unit distributed engine_cpu end_to_end; do
 done
 # Where Megatron's releases were found to differ, and a layout of each kind. Any tier can be run with any release (docs/install.md).
 if (($# == 0)); then
-    check 0.19-unit tools/test_megatron.sh 0.19 -q tests/unit/test_{logprobs,versions,fp8}.py
-    check 0.19-ranks tools/test_megatron.sh 0.19 -q tests/distributed/test_{step,hf}_parity.py -k "recompute or bce or wide_heads"
+    check core-0.19 tools/test_megatron.sh 0.19 -q tests/unit/test_{logprobs,versions,fp8}.py tests/distributed/test_{step,hf}_parity.py \
+        -k "test_logprobs.py or test_versions or test_fp8 or recompute or bce or wide_heads"
 fi
 if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     check gpu pytest_tier gpu "$@"

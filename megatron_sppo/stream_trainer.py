@@ -39,9 +39,10 @@ class StreamTrainer(Trainer):
         engine = parts.engine
         assert isinstance(engine, RemoteEngine), "checked before: config.placement.check_placement"
         batches = engine.stream(drawn.prompts, parts.algorithm.sampling(step), self.config.actor.mini_batch_size)
-        arrived = [
-            self._train_on(rollouts, indices, values, clock, learns) for indices, rollouts in clock.each("rollout", batches)
-        ]
+        with parts.actor.engine.training():  # with ``offload`` there once, not for each mini-batch
+            arrived = [
+                self._train_on(rollouts, indices, values, clock, learns) for indices, rollouts in clock.each("rollout", batches)
+            ]
         order = torch.tensor([index for part in arrived for index in part.indices]).argsort().tolist()
         rollouts = join_rollouts([part.rollouts for part in arrived], drawn.prompts, order)
         verdicts = [verdict for part in arrived for verdict in part.graded.verdicts]

@@ -51,6 +51,6 @@ def test_what_a_cloud_would_be_given(request: pytest.FixtureRequest, tmp_path: P
 
 def test_this_machine_trains_the_quickstart(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     words = ["--recipe", "quickstart", "--", "--run-dir", str(tmp_path / "run"), "steps=2"]
-    output = launch(request, tmp_path / "home", *words, timeout=570)
+    output = launch(request, tmp_path / "home", *words, timeout=900)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     assert summary["steps"] == 2 and (tmp_path / "run" / "report.html").is_file(), output

@@ -91,13 +91,13 @@ class Residency:
     """Which parts of one model are used now; those that leave are on the device just then."""
 
     def __init__(self, mirrors: Mapping[Part, Mirror]) -> None:
-        self._mirrors, self._leaving = mirrors, frozenset[Part]()
+        self._mirrors, self._leaving = mirrors, tuple[Part, ...]()
         self._uses: Counter[Part] = Counter()
 
     def begin(self, leaving: Collection[Part]) -> None:
         """From here on ``leaving`` are away while unused."""
         assert not self._leaving and not self._uses.total(), "begin once, while nothing is used"
-        self._leaving = frozenset(leaving)
+        self._leaving = tuple(part for part in self._mirrors if part in leaving)  # in one order on every rank
         self._leave(self._leaving)
 
     @contextmanager

@@ -7,6 +7,12 @@ class UserError(ValueError):
     """A mistake in the configuration, the data or the call."""
 
 
+def require(holds: bool, sentence: str) -> None:
+    """:class:`UserError` with ``sentence`` unless it holds."""
+    if not holds:
+        raise UserError(sentence)
+
+
 class WeightMismatch(RuntimeError):
     """vLLM does not hold the trainer's weights."""
 

@@ -25,7 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from bench_quickstart import ROOT, commit
+from bench_quickstart import ROOT, commit, write
 
 from megatron_sppo.monitor.jsonl import read_jsonl
 
@@ -220,7 +220,7 @@ def run_steps(name: str, keys: tuple[str, ...], assets: Path, folder: Path) -> d
     rows = [row for row in read_jsonl(run_dir / "metrics.jsonl") if row["kind"] == "train"][1:]
     names = {key for row in rows for key in row if key.startswith(("time/", "perf/", "mismatch/"))}
     medians = {key: median(row[key] for row in rows if key in row) for key in names}
-    return {"run_dir": str(run_dir), "growth_gib": rows[-1]["perf/device_peak_gib"] - rows[0]["perf/device_peak_gib"], **medians}
+    return {"run_dir": str(run_dir), **medians}
 
 
 PHASES = ("rollout", "value", "old_logprobs", "critic_update", "actor_update", "reshard")
@@ -268,14 +268,6 @@ def section(parts: list[list[str]], only: list[str]) -> str:
     return "\n".join([BEGIN, "", where, *(line for part in parts for line in ("", *part)), "", END])
 
 
-def write(text: str, path: Path) -> None:
-    old = path.read_text(encoding="utf-8")
-    if BEGIN not in old:
-        old += f"\n## One GPU\n\n{BEGIN}\n{END}\n"
-    before, rest = old.split(BEGIN, 1)
-    path.write_text(before + text + rest.split(END, 1)[1], encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--only", nargs="+", choices=("models", "steps"), default=["models", "steps"])
@@ -297,7 +289,7 @@ def main() -> None:
     text = section(parts, arguments.only)
     print(text)
     if not arguments.tiny:
-        write(text, ROOT / "BENCHMARKS.md")
+        write(text, BEGIN, END, "## One GPU")
 
 
 if __name__ == "__main__":

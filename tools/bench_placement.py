@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from bench_quickstart import ROOT, commit, processor
+from bench_quickstart import ROOT, commit, processor, write
 
 from megatron_sppo.monitor.jsonl import read_jsonl
 
@@ -114,14 +114,6 @@ def table(folder: Path, names: list[str], seed: int) -> str:
     return "\n".join([BEGIN, "", where, "", head, *(row(folder, name) for name in names), "", END])
 
 
-def write(section: str, path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    if BEGIN not in text:
-        text = f"{text.rstrip()}\n\n{HEADING}\n\n{BEGIN}\n{END}\n"
-    before, rest = text.split(BEGIN, 1)
-    path.write_text(before + section + rest.split(END, 1)[1], encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--seed", type=int, default=1)
@@ -132,7 +124,7 @@ def main() -> None:
     for name in arguments.only:
         run(folder, name, arguments.seed)
     section = table(folder, arguments.only, arguments.seed)
-    write(section, ROOT / "BENCHMARKS.md")
+    write(section, BEGIN, END, HEADING)
     sys.stdout.write(section + "\n")
 
 

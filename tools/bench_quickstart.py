@@ -69,18 +69,21 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "\n".join([BEGIN, "", f"{command}, {where}", "", head, *rows, "", END])
 
 
-def write(section: str, path: Path) -> None:
-    text = path.read_text(encoding="utf-8") if path.is_file() else f"# Benchmarks\n\n## Quickstart\n\n{BEGIN}\n{END}\n"
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    path.write_text(before + section + after, encoding="utf-8")
+def write(section: str, begin: str, end: str, heading: str) -> None:
+    """``section`` in place of what stands from ``begin`` to ``end`` in BENCHMARKS.md, or under ``heading`` at its end."""
+    path = ROOT / "BENCHMARKS.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else "# Benchmarks\n"
+    if begin not in text:
+        text = f"{text.rstrip()}\n\n{heading}\n\n{begin}\n{end}\n"
+    before, rest = text.split(begin, 1)
+    path.write_text(before + section + rest.split(end, 1)[1], encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     runs = [run_seed(seed) for seed in parser.parse_args().seeds]
-    write(table(runs), ROOT / "BENCHMARKS.md")
+    write(table(runs), BEGIN, END, "## Quickstart")
     sys.stdout.write(table(runs) + "\n")
 
 

@@ -15,7 +15,7 @@ from megatron_sppo.config.knobs import REQUIRED
 from megatron_sppo.config.placement import check_placement, is_separate, ranks_that_roll_out, ranks_that_train
 from megatron_sppo.config.schema import Config, ModelConfig, SFTConfig
 from megatron_sppo.config.weight_sync import check_weight_sync
-from megatron_sppo.errors import UserError
+from megatron_sppo.errors import require
 
 
 class ModelShape(Widths, Protocol):
@@ -36,8 +36,8 @@ def check(
     critic_shape: ModelShape | None = None,
 ) -> list[str]:
     """Warnings for the caller to print; UserError where the run cannot work on ``world_size`` ranks."""
-    _require(config.actor.path != REQUIRED, "actor.path is empty: set actor.path=<HF model folder>")
-    _require(bool(config.data.train), "data.train is empty: set data.train=<file.jsonl or file.parquet>")
+    require(config.actor.path != REQUIRED, "actor.path is empty: set actor.path=<HF model folder>")
+    require(bool(config.data.train), "data.train is empty: set data.train=<file.jsonl or file.parquet>")
     check_bounds(config, TRAINING)
     check_algorithm(config)
     check_placement(config, world_size)
@@ -54,7 +54,7 @@ def check(
             _check_shape(name, model, shape)
     _check_rollout(config, ranks_that_roll_out(config, world_size), actor_shape)
     kl = config.algorithm.kl
-    _require(
+    require(
         not (kl.coefficient and kl.where == "loss" and kl.estimator == "k1"),
         "algorithm.kl.estimator=k1 in the loss has a gradient of zero mean and regularises nothing: set it to k2 or k3",
     )
@@ -67,11 +67,11 @@ def check(
 
 def _check_length_penalty(config: Config) -> None:
     penalty, buffer, limit = config.reward.overlong_penalty, config.reward.overlong_buffer, config.rollout.max_response_tokens
-    _require(
+    require(
         buffer == 0 or penalty > 0,
         f"reward.overlong_buffer={buffer} has no penalty to spread: set reward.overlong_penalty (DAPO: 1.0)",
     )
-    _require(
+    require(
         buffer <= limit,
         f"reward.overlong_buffer={buffer} is longer than rollout.max_response_tokens={limit}: lower it (DAPO: a fifth)",
     )
@@ -79,11 +79,11 @@ def _check_length_penalty(config: Config) -> None:
 
 def _check_curriculum(config: Config) -> None:
     curriculum = config.data.curriculum
-    _require(
+    require(
         curriculum.by != "band" or curriculum.low < curriculum.high,
         f"data.curriculum.low={curriculum.low} is not below data.curriculum.high={curriculum.high}: swap or change them",
     )
-    _require(
+    require(
         curriculum.by == "off" or curriculum.pool > 1,
         "data.curriculum.pool=1 leaves nothing to choose from: set it to 2 or more",
     )
@@ -91,7 +91,7 @@ def _check_curriculum(config: Config) -> None:
 
 def _check_profile(config: Config) -> None:
     first, last = config.profile.first_step, config.profile.last_step
-    _require(
+    require(
         not last or 0 < first <= last,
         f"profile.last_step={last} leaves no step from profile.first_step={first} on: set profile.first_step={last}",
     )
@@ -99,25 +99,25 @@ def _check_profile(config: Config) -> None:
 
 def check_sft(config: SFTConfig, world_size: int, device: Device, shape: ModelShape | None = None) -> list[str]:
     """As :func:`check`, for supervised fine-tuning."""
-    _require(config.model.path != REQUIRED, "model.path is empty: set model.path=<HF model folder>")
-    _require(bool(config.data.train), "data.train is empty: set data.train=<file.jsonl or file.parquet>")
+    require(config.model.path != REQUIRED, "model.path is empty: set model.path=<HF model folder>")
+    require(bool(config.data.train), "data.train is empty: set data.train=<file.jsonl or file.parquet>")
     check_bounds(config, SFT)
     model = config.model
     _check_layout("model", model, world_size, device)
     check_fp8("model", model, device, shape)
     dp = data_parallel(model, world_size)
-    _require(
+    require(
         model.mini_batch_size == 0,
         f"model.mini_batch_size={model.mini_batch_size} has no meaning in SFT: leave it at 0 and set batch_size",
     )
-    _require(
+    require(
         config.batch_size >= dp,
         f"batch_size={config.batch_size} leaves some of the {dp} data-parallel ranks without an example: "
         f"set batch_size={dp} or more",
     )
     if shape is not None:
         _check_shape("model", model, shape)
-        _require(
+        require(
             config.data.max_tokens <= shape.max_positions,
             f"data.max_tokens={config.data.max_tokens} exceeds the model's {shape.max_positions} positions: "
             f"set data.max_tokens={shape.max_positions} or less",
@@ -208,30 +208,25 @@ def _share(whole: int, parts: int) -> str:
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
-def _require(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise UserError(sentence)
-
-
 def _check_layout(name: str, model: ModelConfig, world_size: int, device: Device) -> None:
     ranks = model.tp * model.pp * model.cp
     sizes = f"{name}.tp={model.tp} x {name}.pp={model.pp} x {name}.cp={model.cp}"
-    _require(
+    require(
         world_size % ranks == 0,
         f"{sizes} needs a multiple of {ranks} ranks but there {'is' if world_size == 1 else 'are'} {world_size}: "
         f"start a multiple of {ranks} ranks, --nproc {ranks} say, or lower {name}.tp, {name}.pp or {name}.cp",
     )
-    _require(
+    require(
         not model.sequence_parallel or model.tp > 1,
         f"{name}.sequence_parallel=true needs {name}.tp above 1: set {name}.sequence_parallel=false or {name}.tp=2",
     )
-    _require(
+    require(
         model.cp == 1 or model.dtype != "fp32" or device == "cpu",
         f"{name}.cp={model.cp} with {name}.dtype=fp32 does not run on a GPU, where context-parallel attention is bf16 only: "
         f"set {name}.dtype=bf16",
     )
     schedule = model.optimizer
-    _require(
+    require(
         schedule.min_lr <= schedule.lr,
         f"{name}.optimizer.min_lr={schedule.min_lr} is above {name}.optimizer.lr={schedule.lr}: set {name}.optimizer.min_lr=0",
     )
@@ -240,12 +235,12 @@ def _check_layout(name: str, model: ModelConfig, world_size: int, device: Device
 def _check_mini_batches(name: str, model: ModelConfig, world_size: int, num_responses: int, batch: str) -> None:
     size, dp = mini_batch_size(model, num_responses), data_parallel(model, world_size)
     key = f"{name}.mini_batch_size={model.mini_batch_size}"
-    _require(
+    require(
         num_responses % size == 0,
         f"{key} does not divide the {num_responses} responses of a step ({batch}): "
         f"set {name}.mini_batch_size={_nearest_divisor(num_responses, size)}",
     )
-    _require(
+    require(
         size >= dp,
         f"{key} makes mini-batches of {size} that leave some of the {dp} data-parallel ranks without a response: "
         f"set {name}.mini_batch_size and prompts_per_step to {dp} or more",
@@ -259,8 +254,8 @@ def _nearest_divisor(whole: int, wanted: int) -> int:
 def _check_heads(key: str, tp: int, shape: ModelShape, who: str) -> None:
     heads, kv_heads = shape.num_heads, shape.num_kv_heads
     fix = f"set {key} to a divisor of {heads} and {kv_heads}, for example {key}=1"
-    _require(heads % tp == 0, f"{key}={tp} does not divide the {heads} attention heads of the {who}: {fix}")
-    _require(
+    require(heads % tp == 0, f"{key}={tp} does not divide the {heads} attention heads of the {who}: {fix}")
+    require(
         kv_heads % tp == 0 or tp % kv_heads == 0,
         f"{key}={tp} neither divides nor is a multiple of the {kv_heads} KV heads of the {who}: {fix}",
     )
@@ -268,7 +263,7 @@ def _check_heads(key: str, tp: int, shape: ModelShape, who: str) -> None:
 
 def _check_shape(name: str, model: ModelConfig, shape: ModelShape) -> None:
     _check_heads(f"{name}.tp", model.tp, shape, name)
-    _require(
+    require(
         shape.num_layers % model.pp == 0,
         f"{name}.pp={model.pp} does not divide the {shape.num_layers} layers of the {name}: "
         f"set {name}.pp={_nearest_divisor(shape.num_layers, model.pp)}",
@@ -277,7 +272,7 @@ def _check_shape(name: str, model: ModelConfig, shape: ModelShape) -> None:
 
 def _check_rollout(config: Config, world_size: int, actor_shape: ModelShape | None) -> None:
     rollout = config.rollout
-    _require(
+    require(
         world_size % rollout.tp == 0,
         f"rollout.tp={rollout.tp} does not divide {_count(world_size, 'rank')}: "
         f"set rollout.tp={_nearest_divisor(world_size, rollout.tp)}",
@@ -285,7 +280,7 @@ def _check_rollout(config: Config, world_size: int, actor_shape: ModelShape | No
     if actor_shape is not None:
         _check_heads("rollout.tp", rollout.tp, actor_shape, "actor")
     budget = rollout.max_num_batched_tokens
-    _require(
+    require(
         budget == 0 or budget >= rollout.max_num_seqs,
         f"rollout.max_num_batched_tokens={budget} is below rollout.max_num_seqs={rollout.max_num_seqs}, one token per "
         f"sequence: set rollout.max_num_batched_tokens=0 or {rollout.max_num_seqs} or more",
@@ -295,18 +290,18 @@ def _check_rollout(config: Config, world_size: int, actor_shape: ModelShape | No
 def _check_positions(config: Config, actor_shape: ModelShape | None, critic_shape: ModelShape | None) -> None:
     prompt, response = config.rollout.max_prompt_tokens, config.rollout.max_response_tokens
     if actor_shape is not None:
-        _require(
+        require(
             prompt + response <= actor_shape.max_positions,
             f"rollout.max_prompt_tokens={prompt} + rollout.max_response_tokens={response} exceeds the actor's "
             f"{actor_shape.max_positions} positions: lower one of them",
         )
     form = critic_form(config)
     if critic_shape is not None and form is not None:
-        _require(
+        require(
             prompt <= critic_shape.max_positions,
             f"rollout.max_prompt_tokens={prompt} exceeds the critic's {critic_shape.max_positions} positions: lower it",
         )
-        _require(
+        require(
             form.reads == "prompt" or prompt + response <= critic_shape.max_positions,
             f"rollout.max_prompt_tokens={prompt} + rollout.max_response_tokens={response} exceeds the critic's "
             f"{critic_shape.max_positions} positions, and algorithm.name={config.algorithm.name} lets it read both: lower one",

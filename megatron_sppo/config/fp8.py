@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 from megatron_sppo.config.schema import ModelConfig
-from megatron_sppo.errors import UserError
+from megatron_sppo.errors import require
 
 # Of each dimension of a product. Per-tensor scales: what a tensor core takes at once; blockwise: the side of a block.
 MULTIPLES = {"none": 1, "delayed": 16, "tensorwise": 16, "blockwise": 128}
@@ -50,27 +50,20 @@ def check_fp8(name: str, model: ModelConfig, device: Literal["cpu", "gpu"], shap
     if fp8.recipe == "none":
         return
     in_bf16 = {"bf16_first_layers": fp8.bf16_first_layers, "bf16_last_layers": fp8.bf16_last_layers}
-    chosen = next((f"{name}.fp8.{key}={count}" for key, count in in_bf16.items() if count), "")
+    chosen = next((f"{name}.fp8.{end}={count}" for end, count in in_bf16.items() if count), "")
     key = f"{name}.fp8.recipe={fp8.recipe}"
-    _require(device == "gpu", f"{key} needs a GPU with FP8 tensor cores: set {name}.fp8.recipe=none")
-    _require(model.dtype != "fp32", f"{key} computes the rest in bf16: set {name}.dtype=bf16, or {name}.fp8.recipe=none")
-    _require(
+    require(device == "gpu", f"{key} needs a GPU with FP8 tensor cores: set {name}.fp8.recipe=none")
+    require(model.dtype != "fp32", f"{key} computes the rest in bf16: set {name}.dtype=bf16, or {name}.fp8.recipe=none")
+    require(
         fp8.recipe != "delayed" or not chosen,
         f"{chosen} does not go with {key}, whose history covers all layers: set {name}.fp8.recipe=tensorwise",
     )
     if shape is not None:
-        _check_bf16_layers(name, model, shape.num_layers)
+        of_stage = shape.num_layers // model.pp  # Megatron takes them from the first and from the last pipeline stage alone
+        for end, count in in_bf16.items():
+            fix = f"set it to {of_stage} or less"
+            require(count <= of_stage, f"{name}.fp8.{end}={count} exceeds the {of_stage} layers of a pipeline stage: {fix}")
         _check_widths(name, model, shape)
-
-
-def _check_bf16_layers(name: str, model: ModelConfig, num_layers: int) -> None:
-    """Megatron takes them from the first and from the last pipeline stage alone."""
-    of_stage = num_layers // model.pp
-    for key, count in (("bf16_first_layers", model.fp8.bf16_first_layers), ("bf16_last_layers", model.fp8.bf16_last_layers)):
-        _require(
-            count <= of_stage,
-            f"{name}.fp8.{key}={count} exceeds the {of_stage} layers of a pipeline stage: set it to {of_stage} or less",
-        )
 
 
 def _check_widths(name: str, model: ModelConfig, shape: Widths) -> None:
@@ -85,13 +78,8 @@ def _check_widths(name: str, model: ModelConfig, shape: Widths) -> None:
     for what, width in widths.items():
         tensorwise = width % MULTIPLES["tensorwise"] == 0
         fix = f"set {name}.fp8.recipe={'tensorwise' if tensorwise else 'none'}" + (f" or lower {name}.tp" if tp > 1 else "")
-        _require(
+        require(
             width % unit == 0,
             f"{name}.fp8.recipe={model.fp8.recipe} multiplies in units of {unit}, and the {name}'s {what} at {name}.tp={tp} "
             f"is {width}: {fix}",
         )
-
-
-def _require(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise UserError(sentence)

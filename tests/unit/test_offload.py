@@ -12,11 +12,10 @@ from megatron_sppo.parallel.host_memory import host_bytes
 
 
 class Host:
-    """An allocator that counts: requests ever made, and bytes that are still held."""
+    """An allocator that counts the requests ever made."""
 
     def __init__(self) -> None:
         self.requests: list[int] = []
-        self._held: list[Tensor] = []
 
     def __call__(self, count: int) -> Tensor:
         self.requests.append(count)

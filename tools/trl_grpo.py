@@ -1,12 +1,12 @@
 """TRL's GRPOTrainer on the quickstart's task: the outside reference of examples/compare_algorithms.
 
-    .venv-trl/bin/torchrun --nproc-per-node 2 tools/trl_grpo.py --assets runs/compare/warm_start/seed_1/assets \
+    .venv-trl/bin/python tools/trl_grpo.py --assets runs/compare/warm_start/seed_1/assets \
         --model runs/compare/warm_start/seed_1/hf --run-dir runs/compare/trl/seed_1 --seed 1
 
 As in examples/compare_algorithms/grpo.yaml: 128 prompts of 8 responses a step, two optimizer steps, clip 0.2, no KL, mean over
-tokens, the same AdamW. Data-parallel over the ranks; rollouts by `transformers`' generate, which is what TRL offers on a CPU.
-It writes `metrics.jsonl` and `config.yaml` as far as `megatron-sppo report TRL=RUN...` reads them; ``time/step`` leaves out
-start-up and validation, as ours does.
+tokens, the same AdamW and learning rate. Data-parallel where torchrun starts several ranks; rollouts by `transformers`' generate,
+which is what TRL offers on a CPU. It writes `metrics.jsonl` and `config.yaml` as far as `megatron-sppo report TRL=RUN...` reads
+them; ``time/step`` leaves out start-up and validation, as ours does.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import trl
+import yaml
 from datasets import Dataset, disable_progress_bar
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -150,7 +151,7 @@ def grpo_config(run_dir: Path, seed: int, steps: int, ranks: int) -> GRPOConfig:
         beta=0.0,
         epsilon=0.2,
         loss_type="dapo",  # TRL's default, and ours: the mean over all tokens
-        learning_rate=5e-5,
+        learning_rate=learning_rate(),
         lr_scheduler_type="constant",
         weight_decay=0.01,
         max_grad_norm=1.0,
@@ -163,6 +164,12 @@ def grpo_config(run_dir: Path, seed: int, steps: int, ranks: int) -> GRPOConfig:
     )
 
 
+def learning_rate() -> float:
+    """The quickstart's for the policy."""
+    config = yaml.safe_load((ROOT / "examples" / "quickstart" / "sppo.yaml").read_text(encoding="utf-8"))
+    return float(config["actor"]["optimizer"]["lr"])
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -173,8 +180,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="the warm-started policy, HF format")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--validate-every", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--validate-every", type=int, default=2)
     arguments = parser.parse_args()
     summary = arguments.run_dir / "train_summary.json"
     if summary.exists():

@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="the warm-started policy, HF format")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--validate-every", type=int, default=2)
     arguments = parser.parse_args()
     summary = arguments.run_dir / "train_summary.json"

@@ -57,7 +57,7 @@ class ModelShape:
 # Each operation is a chance to err, and one with two digits a greater one, for the warm start shows few of them: success goes
 # from nearly always to nearly never over the prompts, and a critic can tell which is which by reading them.
 TASK = Difficulty(operations=(2, 3, 4, 5), two_digit_share=0.35)
-WARM_START = replace(TASK, two_digit_share=0.1)
+WARM_START = replace(TASK, two_digit_share=0.04)
 # Half of the examples answer at once. A small model can only guess then, and the warm-started policy does so as often; that
 # working it out pays is for SPPO to find, as reasoning models do on their base models' mixed habits.
 DIRECT_SHARE = 0.5

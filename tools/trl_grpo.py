@@ -36,7 +36,7 @@ from megatron_sppo.monitor.jsonl import JsonlFile  # noqa: E402
 from megatron_sppo.rewards.boxed import last_boxed, same_number  # noqa: E402
 
 PROMPTS, RESPONSES, OPTIMIZER_STEPS = 128, 8, 2  # of one step
-VALIDATION_RESPONSES, VALIDATION_BATCH = 8, 32  # of a problem, problems at once
+VALIDATION_RESPONSES, VALIDATION_BATCH = 4, 64  # of a problem, problems at once
 
 
 def rewards_of(completions: Sequence[str], answer: Sequence[str], **_: Any) -> list[float]:
@@ -76,7 +76,7 @@ class Recorder(TrainerCallback):
         self.began = time.perf_counter()
 
     def validate(self, step: int, model: PreTrainedModel) -> None:
-        """avg@8 at the training's temperature."""
+        """avg@4 at the training's temperature."""
         rank, ranks = rank_and_size()
         right = torch.zeros(2)
         with torch.no_grad():
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="the warm-started policy, HF format")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--validate-every", type=int, default=2)
     arguments = parser.parse_args()
     summary = arguments.run_dir / "train_summary.json"

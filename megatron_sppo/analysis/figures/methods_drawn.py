@@ -16,8 +16,10 @@ from megatron_sppo.analysis.methods import Look
 
 INTERVAL = (
     "Thin lines: seeds. Thick line: at each validation that all seeds of the method have, the mean of their scores, at the "
-    "mean of their places on the x axis. Band: 95 % interval of the mean score by Student's t (none for one seed)."
+    "mean of their places on the x axis. Band (of more than four methods: bar at the curve's end): 95 % interval of the mean "
+    "score by Student's t (none for one seed); that of every point is in the CSV."
 )
+MOST_BANDS = 4  # more of them hide each other and the curves
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,12 @@ def draw_methods(axes: Axes, methods: Sequence[Seeds], unit: float, x_label: str
         count = method.band.num_seeds
         label = f"{words(method.label)} ({count} seed{'s' if count > 1 else ''})"
         axes.plot(x, method.band.mean.y, color=color, linestyle=line, linewidth=2.2, label=label)
-        if count > 1:
+        if count > 1 and len(methods) <= MOST_BANDS:
             axes.fill_between(x, method.band.low, method.band.high, color=color, alpha=0.13, linewidth=0)
+        elif count > 1:
+            low, high = method.band.low[-1], method.band.high[-1]
+            axes.vlines(x[-1], low, high, color=color, linestyle=line, linewidth=1.4)
+            axes.scatter([x[-1]] * 2, [low, high], marker="_", color=color, s=30)
     low, high = _range(methods)
     axes.set_ylim(max(0.0, low - 0.08 * (high - low)), min(1.0, high + 0.08 * (high - low)))
     axes.margins(x=0.02)

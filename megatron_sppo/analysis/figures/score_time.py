@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
+from megatron_sppo.analysis.curves import Curve
 from megatron_sppo.analysis.drawing import INK, new_figure, words
 from megatron_sppo.analysis.figures.chart import Chart, Evidence, NotDrawn, Table
 from megatron_sppo.analysis.figures.methods_drawn import INTERVAL, Seeds, draw_methods, numbers, same_benchmarks, seeds_of
@@ -80,18 +81,43 @@ def _draw(evidence: Evidence, axis: Axis) -> tuple[Chart, ...]:
 
 @dataclass(frozen=True)
 class Target:
-    """A score, and where each method first has it: in seconds or tokens; None: never."""
+    """A part of the reference's gain, and where each method first has it: in seconds or tokens; None: never."""
 
     name: str
-    score: float
+    score: float  # on the mean of the reference's seeds
     first: tuple[float | None, ...]  # the mean of the method's seeds, on the straight line between validations
-    by_seed: tuple[tuple[float | None, ...], ...]  # the first validation with that score or more
+    by_seed: tuple[tuple[float | None, ...], ...]  # the first validation at or above that part of the same seed's reference
+    ratios: tuple[tuple[float | None, ...], ...]  # the reference's place of that seed by the method's
 
     @classmethod
-    def of(cls, name: str, score: float, methods: Sequence[Seeds]) -> Target:
-        first = tuple(None if method.band is None else method.band.mean.first_at(score) for method in methods)
-        by_seed = tuple(tuple(curve.first_point_at(score) for curve in method.curves) for method in methods)
-        return cls(name, score, first, by_seed)
+    def of(cls, name: str, part: float, methods: Sequence[Seeds], reference: Seeds) -> Target:
+        """Seeds may differ in what can be reached (own task, own warm start): each is held to that seed of the reference."""
+        mean = reference.band.mean if reference.band else reference.curves[0]
+        score = _part_of(mean, part)
+        aims = {run.seed: _part_of(curve, part) for run, curve in zip(reference.runs, reference.curves, strict=True)}
+        pairs = {method.label: list(zip(method.runs, method.curves, strict=True)) for method in methods}
+        places = {
+            (label, run.seed): curve.first_point_at(aims.get(run.seed, score))
+            for label, rows in pairs.items()
+            for run, curve in rows
+        }
+        first = [None if method.band is None else method.band.mean.first_at(score) for method in methods]
+        by_seed = [tuple(places[label, run.seed] for run, _ in rows) for label, rows in pairs.items()]
+        ratios = [
+            tuple(_ratio(places.get((reference.label, run.seed)), places[label, run.seed]) for run, _ in rows)
+            for label, rows in pairs.items()
+        ]
+        return cls(name, score, tuple(first), tuple(by_seed), tuple(ratios))
+
+
+def _part_of(curve: Curve, part: float) -> float:
+    """The score at which ``part`` of the gain from a curve's first point to its highest is made."""
+    best = max(curve.y)
+    return best - (1 - part) * (best - curve.y[0])
+
+
+def _ratio(reference: float | None, own: float | None) -> float | None:
+    return reference / own if reference and own else None
 
 
 @dataclass(frozen=True)
@@ -108,7 +134,7 @@ class Reach:
         header = ["method", "seeds", "best mean score"]
         columns: list[list[object]] = []
         for target in (self.best, self.most):
-            header += [f"{short} to {target.name} ({target.score:.4f})", "ratio", "each seed"]
+            header += [f"{short} to {target.name} ({target.score:.4f})", "ratio", "each seed to its own", "ratio of each seed"]
             columns += self._columns(target, unit)
         best = [max(method.band.mean.y) if method.band else None for method in self.methods]
         names = [(method.label, len(method.runs)) for method in self.methods]
@@ -118,9 +144,17 @@ class Reach:
     def _columns(self, target: Target, unit: float) -> list[list[object]]:
         base = target.first[[method.label for method in self.methods].index(self.reference)]
         places: list[object] = ["not reached" if first is None else first / unit for first in target.first]
-        ratios: list[object] = [base / first if base is not None and first else None for first in target.first]
-        each: list[object] = [" / ".join("-" if x is None else f"{x / unit:.4g}" for x in seeds) for seeds in target.by_seed]
-        return [places, ratios, each]
+        ratios: list[object] = [_ratio(base, first) for first in target.first]
+        return [
+            places,
+            ratios,
+            [_listed(seeds, unit) for seeds in target.by_seed],
+            [_listed(seeds, 1.0) for seeds in target.ratios],
+        ]
+
+
+def _listed(found: Sequence[float | None], unit: float) -> str:
+    return " / ".join("-" if x is None else f"{x / unit:.3g}" for x in found)
 
 
 def reaches(methods: Sequence[Seeds], reference: str) -> Reach | None:
@@ -128,9 +162,9 @@ def reaches(methods: Sequence[Seeds], reference: str) -> Reach | None:
     chosen = next((method for method in methods if method.runs[0].algorithm == reference and method.band is not None), None)
     if chosen is None or chosen.band is None:
         return None
-    scores, label = chosen.band.mean.y, chosen.label
-    best = Target.of(f"{label}'s best", max(scores), methods)
-    most = Target.of(f"{MOST:.0%} of {label}'s gain", scores[0] + MOST * (max(scores) - scores[0]), methods)
+    label = chosen.label
+    best = Target.of(f"{label}'s best", 1.0, methods, chosen)
+    most = Target.of(f"{MOST:.0%} of {label}'s gain", MOST, methods, chosen)
     return Reach(label, tuple(methods), best, most)
 
 
@@ -141,7 +175,8 @@ def _explain(reach: Reach | None, reference: str) -> str:
         f"Dashed: {reach.reference}'s best mean score; dots: where a method's mean first reaches it, on the straight line "
         "between validations. The best of a noisy curve is higher than what it tends to, so the table also has the way to "
         f"{MOST:.0%} of {reach.reference}'s gain over its first validation. Ratio: {reach.reference}'s divided by the method's; "
-        "above 1 the method is faster. Each seed: its first validation at or above that score."
+        "above 1 the method is faster. Each seed to its own: its first validation at or above what "
+        f"{reach.reference} reached with the same seed, whose task and start may be easier or harder than another's."
     )
 
 

@@ -1,17 +1,24 @@
-"""The policy: log-probs of responses and the clipped update, over packed micro-batches."""
+"""The policy: log-probs of responses and the clipped update, over packed micro-batches.
+
+With ``actor.reuse_first_forward`` the old log-probs of a step's first mini-batch are the ones that its own training forward
+computes, with their gradient stopped. That is exact: no optimizer step lies between the two, so that the ratio is 1 and eq. 3's
+gradient the plain policy gradient either way. The pass before the update then leaves these responses out: a fourth of
+the actor's training FLOPs where a step is one mini-batch, an eighth where it is two.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from megatron_sppo.algorithms.base import PolicyInputs
 from megatron_sppo.batch import ActorBatch
 from megatron_sppo.config.schema import ActorConfig
 from megatron_sppo.losses import LossSum
-from megatron_sppo.metrics import Mean, Metric
+from megatron_sppo.metrics import Max, Mean, Metric
 from megatron_sppo.models.batching import MiniBatch, epoch_order, plan_mini_batches
 from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.models.flops import Work
@@ -19,6 +26,8 @@ from megatron_sppo.models.packing import PackedSequences, Reads, RowLayout, conc
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.collectives import gather_rows
 from megatron_sppo.ragged import Ragged
+
+Loss = Callable[[PolicyInputs], LossSum]
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,29 @@ def token_scores(
     return logprobs_R, entropy_R
 
 
+def mismatch_metrics(old_logprobs_N: Tensor, engine_logprobs_N: Tensor) -> dict[str, Metric]:
+    """Trainer minus engine log-probs of the sampled tokens. KL(engine || trainer) by the k3 estimator. {} of no tokens."""
+    gap_N = old_logprobs_N - engine_logprobs_N
+    if not gap_N.numel():
+        return {}
+    return {
+        "mismatch/logprob_abs_mean": Mean.of(gap_N.abs()),
+        "mismatch/logprob_abs_max": Max(float(gap_N.abs().max())),
+        "mismatch/kl": Mean.of(gap_N.exp() - 1 - gap_N),
+    }
+
+
+def loss_of_first_forward(loss: Loss) -> Loss:
+    """``loss`` with the present log-probs as the old ones, and the metrics that only now can be known."""
+
+    def on_policy(inputs: PolicyInputs) -> LossSum:
+        old_N = inputs.logprobs_N.detach()
+        found = loss(replace(inputs, old_logprobs_N=old_N))
+        return replace(found, metrics={**found.metrics, **mismatch_metrics(old_N, inputs.engine_logprobs_N)})
+
+    return on_policy
+
+
 class Actor:
     def __init__(self, engine: MegatronEngine, config: ActorConfig, temperature: float) -> None:
         self.engine, self.config, self.temperature = engine, config, temperature
@@ -72,6 +104,14 @@ class Actor:
     def _token_scores(self, output: Tensor, rows: ResponseRows) -> tuple[Tensor, Tensor]:
         """(log-probs [R], entropy [R]) of the response tokens at the sampling temperature."""
         return token_scores(self.engine, output, rows, self.temperature, self.config.logprob_chunk_tokens)
+
+    def old_logprobs(self, prompts: Ragged, responses: Ragged, num_reused: int) -> Ragged:
+        """As :meth:`logprobs` with NaN for the first ``num_reused`` responses: a step's first mini-batch, or none. Collective."""
+        if not num_reused:
+            return self.logprobs(prompts, responses)
+        lengths, rest = responses.lengths[:num_reused], range(num_reused, len(responses))
+        unknown = Ragged(torch.full((int(lengths.sum()),), torch.nan), lengths)
+        return Ragged.joined([unknown, self.logprobs(prompts.select(rest), responses.select(rest))]) if rest else unknown
 
     def logprobs(self, prompts: Ragged, responses: Ragged) -> Ragged:
         """[B] log-prob of every response token, on every rank. Collective.
@@ -96,19 +136,18 @@ class Actor:
         with self.engine.swapped_parameters(self._reference):
             return self.logprobs(prompts, responses)
 
-    def update(self, batch: ActorBatch, loss: Callable[[PolicyInputs], LossSum], seed: int) -> dict[str, Metric]:
+    def update(self, batch: ActorBatch, loss: Loss, seed: int) -> dict[str, Metric]:
         """All epochs and mini-batches of one step. Collective; the metrics are the same on every rank."""
         parts: list[dict[str, Metric]] = []
         with self.engine.training():
             for epoch in range(self.config.epochs):
                 order = epoch_order(len(batch.response_tokens), seed, epoch)
-                for mini in self._plan(batch.prompt_tokens, batch.response_tokens, order):
-                    parts += self._optimizer_step(batch, mini, loss)
+                for number, mini in enumerate(self._plan(batch.prompt_tokens, batch.response_tokens, order)):
+                    reuses = self.config.reuse_first_forward and (epoch, number) == (0, 0)
+                    parts += self._optimizer_step(batch, mini, loss_of_first_forward(loss) if reuses else loss)
         return self.engine.reduced(parts)
 
-    def _optimizer_step(
-        self, batch: ActorBatch, mini: MiniBatch, loss: Callable[[PolicyInputs], LossSum]
-    ) -> list[dict[str, Metric]]:
+    def _optimizer_step(self, batch: ActorBatch, mini: MiniBatch, loss: Loss) -> list[dict[str, Metric]]:
         bins = mini.bins[self.engine.groups.dp_rank]
         layout = self.engine.row_layout
         batches = [_PolicyRows.of(batch, indices, layout) for indices in bins]

@@ -8,11 +8,12 @@ import torch
 
 from megatron_sppo import metrics
 from megatron_sppo.batch import Outcomes, Rollouts, join_rollouts
+from megatron_sppo.config.arithmetic import num_reused
 from megatron_sppo.monitor.clock import StepClock
 from megatron_sppo.ragged import Ragged
 from megatron_sppo.rewards.spread import Graded, grade_rollouts
 from megatron_sppo.rollout.remote_engine import RemoteEngine
-from megatron_sppo.trainer import Trainer, calibration_columns, rollout_metrics
+from megatron_sppo.trainer import Trainer, calibration_columns, mismatch, rollout_metrics
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class StreamTrainer(Trainer):
         verdicts = [verdict for part in arrived for verdict in part.graded.verdicts]
         graded = Graded(tuple(verdicts[place] for place in order))
         old_logprobs = Ragged.joined([part.old_logprobs for part in arrived]).select(order)
+        reused = len(rollouts) if learns and self.config.actor.reuse_first_forward else 0
         with clock.phase("advantage"):
             credit = parts.algorithm.assign_credit(_outcomes(rollouts, graded, values, old_logprobs))
         with clock.phase("critic_update"):
@@ -61,14 +63,16 @@ class StreamTrainer(Trainer):
             **drawn.metrics,
             **graded.metrics(),
             "rollout/tokens": int(rollouts.response_tokens.lengths.sum()),
-            **rollout_metrics(rollouts, graded.rewards, values, credit.actor.advantages, old_logprobs),
+            **rollout_metrics(rollouts, graded.rewards, values, credit.actor.advantages),
             **metrics.values(critic_metrics),
-            **metrics.values(metrics.merge([part.actor_metrics for part in arrived])),
+            **metrics.values(
+                metrics.merge([mismatch(rollouts, old_logprobs, reused), *(part.actor_metrics for part in arrived)])
+            ),
             "data/epoch": parts.prompts.epoch,
             **push_metrics,
             "staleness/mini_batches_mean": (len(arrived) - 1) / 2 * learns,
             "staleness/mini_batches_max": (len(arrived) - 1) * learns,
-            **self.clock_metrics(clock, rollouts),
+            **self.clock_metrics(clock, rollouts, reused),
         }
 
     def _train_on(self, rollouts: Rollouts, indices: list[int], values: Ragged, clock: StepClock, learns: bool) -> _Arrived:
@@ -77,7 +81,8 @@ class StreamTrainer(Trainer):
         with clock.phase("reward"):
             graded = grade_rollouts(parts.reward, rollouts)
         with clock.phase("old_logprobs"):
-            old_logprobs = parts.actor.logprobs(rollouts.prompt_tokens, rollouts.response_tokens)
+            reused = num_reused(self.config.actor, len(rollouts)) if learns else 0  # each is the first of its update
+            old_logprobs = parts.actor.old_logprobs(rollouts.prompt_tokens, rollouts.response_tokens, reused)
         credit = parts.algorithm.assign_credit(_outcomes(rollouts, graded, values.select(indices), old_logprobs))
         actor_metrics: dict[str, metrics.Metric] = {}
         if learns:

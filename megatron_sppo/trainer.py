@@ -12,12 +12,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_sppo import metrics
-from megatron_sppo.actor import Actor
+from megatron_sppo.actor import Actor, mismatch_metrics
 from megatron_sppo.algorithms.base import Algorithm
 from megatron_sppo.batch import Outcomes, Rollouts
 from megatron_sppo.checkpoint.checkpointer import Checkpointer
 from megatron_sppo.checkpoint.stop_file import StopFile
 from megatron_sppo.config.algorithms import CriticForm
+from megatron_sppo.config.arithmetic import num_reused
 from megatron_sppo.config.schema import Config
 from megatron_sppo.critic import ValueModel
 from megatron_sppo.data.curriculum import Drawn
@@ -96,8 +97,9 @@ class Trainer:
         rollouts, rewards_B = got.rollouts, got.rewards_B
         with clock.phase("value"):
             values = parts.critic.values(rollouts.prompt_tokens, rollouts.response_tokens)  # before this step's update
+        reused = num_reused(self.config.actor, len(rollouts)) if learns else 0
         with clock.phase("old_logprobs"):
-            old_logprobs = parts.actor.logprobs(rollouts.prompt_tokens, rollouts.response_tokens)
+            old_logprobs = parts.actor.old_logprobs(rollouts.prompt_tokens, rollouts.response_tokens, reused)
         with clock.phase("reference_logprobs"):
             reference = self._reference_logprobs(rollouts, old_logprobs)
         with clock.phase("advantage"):
@@ -117,13 +119,13 @@ class Trainer:
         self.log.calibration(step, calibration_columns(got.drawn, rollouts, values, rewards_B, credit.actor.advantages))
         return {
             **got.metrics,
-            **rollout_metrics(rollouts, rewards_B, values, credit.actor.advantages, old_logprobs),
+            **rollout_metrics(rollouts, rewards_B, values, credit.actor.advantages),
             **metrics.values(critic_metrics),
-            **metrics.values(actor_metrics),
+            **metrics.values(metrics.merge([mismatch(rollouts, old_logprobs, reused), actor_metrics])),
             "data/epoch": parts.prompts.epoch,
             **push_metrics,
             **self._staleness(step, got.policy_step),
-            **self.clock_metrics(clock, rollouts),
+            **self.clock_metrics(clock, rollouts, reused),
         }
 
     def new_clock(self) -> StepClock:
@@ -140,23 +142,25 @@ class Trainer:
         updates = max(0, step - 1 - warmup) - max(0, policy_step - warmup)
         return {"staleness/mean": updates, "staleness/max": updates}
 
-    def clock_metrics(self, clock: StepClock, rollouts: Rollouts) -> dict[str, float]:
+    def clock_metrics(self, clock: StepClock, rollouts: Rollouts, reused: int) -> dict[str, float]:
         """Seconds and throughput; where ranks train or roll out, also who waited for whom."""
         actor = self.parts.actor.work(rollouts.prompt_tokens, rollouts.response_tokens)
+        before = range(reused, len(rollouts))  # whose log-probs were computed before the update
+        old = self.parts.actor.work(rollouts.prompt_tokens.select(before), rollouts.response_tokens.select(before))
         critic = self.parts.critic.work(rollouts.prompt_tokens, rollouts.response_tokens)
         found = clock.metrics(actor.tokens, platform.peak_device_gib())
-        found.update(self._phase_rates(found, actor, critic))
+        found.update(self._phase_rates(found, actor, old, critic))
         if isinstance(self.parts.engine, RemoteEngine):
             found["perf/train_idle"] = clock.share("rollout", "rollout_wait")
             found["perf/rollout_idle"] = 1 - self.parts.engine.take_busy_seconds() / found["time/step"]
         return found
 
-    def _phase_rates(self, clock: Mapping[str, float], actor: Work, critic: Work) -> dict[str, float]:
+    def _phase_rates(self, clock: Mapping[str, float], actor: Work, old: Work, critic: Work) -> dict[str, float]:
         """Tokens and model FLOPs per second of each phase that a model computes in, from a forward pass's work in each model."""
         ranks, peak = dist.get_world_size(), platform.peak_flops()
         work = {
             "value": critic,
-            "old_logprobs": actor,
+            "old_logprobs": old,
             "reference_logprobs": actor if self.parts.algorithm.needs_reference else Work(0, 0.0),
             "critic_update": critic.training(self.config.critic.epochs),
             "actor_update": actor.training(self.config.actor.epochs),
@@ -223,18 +227,14 @@ def describe_critic(form: CriticForm | None) -> str:
     return "no critic" if form is None else f"a critic that reads the {form.reads} and gives a {form.output}"
 
 
-def rollout_metrics(
-    rollouts: Rollouts, rewards_B: Tensor, values: Ragged, advantages: Ragged, old_logprobs: Ragged
-) -> dict[str, float]:
+def rollout_metrics(rollouts: Rollouts, rewards_B: Tensor, values: Ragged, advantages: Ragged) -> dict[str, float]:
     """What a step's rollouts say before anything is updated."""
     advantages_B = advantages.row_means()
-    gap_N = old_logprobs.values - rollouts.engine_logprobs.values
     return {
         **value_metrics(rewards_B, values),
         "advantage/mean": float(advantages_B.mean()),
         "advantage/std": float(advantages_B.std(correction=0)),
         **metrics.length_summary(rollouts.response_tokens.lengths, rollouts.truncated_B),
-        **mismatch_metrics(gap_N),
     }
 
 
@@ -269,10 +269,7 @@ def calibration_columns(
     }
 
 
-def mismatch_metrics(gap_N: Tensor) -> dict[str, float]:
-    """Trainer minus engine log-probs of the sampled tokens. KL(engine || trainer) by the k3 estimator."""
-    return {
-        "mismatch/logprob_abs_mean": float(gap_N.abs().mean()),
-        "mismatch/logprob_abs_max": float(gap_N.abs().max()),
-        "mismatch/kl": float((gap_N.exp() - 1 - gap_N).mean()),
-    }
+def mismatch(rollouts: Rollouts, old_logprobs: Ragged, reused: int) -> dict[str, metrics.Metric]:
+    """Of the responses whose log-probs were computed before the update; that of the first ``reused`` is the update's to tell."""
+    known = range(reused, len(rollouts))
+    return mismatch_metrics(old_logprobs.select(known).values, rollouts.engine_logprobs.select(known).values)

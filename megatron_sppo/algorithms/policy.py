@@ -102,9 +102,10 @@ class ClippedPolicy:
     def token_rewards(self, outcomes: Outcomes) -> Ragged:
         """[B] a reward per token: the outcome at the last one; where the KL is in the reward, less its estimate at each."""
         kl, old = self.config.kl, outcomes.old_logprobs
-        coefficient = kl.coefficient if kl.where == "reward" else 0.0
+        if not (kl.coefficient and kl.where == "reward"):  # then the log-probs may not be known yet: actor.reuse_first_forward
+            return advantages.token_rewards(outcomes.rewards_B, old.with_values(torch.zeros_like(old.values)), 0.0)
         kl_N = kl_penalty(old.values, outcomes.reference_logprobs.values, kl.estimator)
-        return advantages.token_rewards(outcomes.rewards_B, old.with_values(kl_N), coefficient)
+        return advantages.token_rewards(outcomes.rewards_B, old.with_values(kl_N), kl.coefficient)
 
 
 def actor_batch(outcomes: Outcomes, token_advantages: Ragged) -> ActorBatch:

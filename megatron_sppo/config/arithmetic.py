@@ -13,7 +13,7 @@ from megatron_sppo.config.bounds import SFT, TRAINING, check_bounds
 from megatron_sppo.config.fp8 import Widths, check_fp8
 from megatron_sppo.config.knobs import REQUIRED
 from megatron_sppo.config.placement import check_placement, is_separate, ranks_that_roll_out, ranks_that_train
-from megatron_sppo.config.schema import Config, ModelConfig, SFTConfig
+from megatron_sppo.config.schema import ActorConfig, Config, ModelConfig, SFTConfig
 from megatron_sppo.config.weight_sync import check_weight_sync
 from megatron_sppo.errors import require
 
@@ -58,11 +58,33 @@ def check(
         not (kl.coefficient and kl.where == "loss" and kl.estimator == "k1"),
         "algorithm.kl.estimator=k1 in the loss has a gradient of zero mean and regularises nothing: set it to k2 or k3",
     )
+    _check_reuse(config)
     _check_length_penalty(config)
     _check_curriculum(config)
     _check_profile(config)
     _check_positions(config, actor_shape, critic_shape)
     return _warnings(config)
+
+
+def _check_reuse(config: Config) -> None:
+    actor, kl = config.actor, config.algorithm.kl
+    if not actor.reuse_first_forward:
+        return
+    require(
+        actor.epochs == 1,
+        f"actor.reuse_first_forward=true has no old log-probs for a second pass but actor.epochs={actor.epochs}: "
+        "set actor.epochs=1 or actor.reuse_first_forward=false",
+    )
+    require(
+        not (kl.coefficient and kl.where == "reward"),
+        "actor.reuse_first_forward=true has no log-probs yet when algorithm.kl.where=reward needs them: "
+        "set algorithm.kl.where=loss or actor.reuse_first_forward=false",
+    )
+
+
+def num_reused(actor: ActorConfig, num_responses: int) -> int:
+    """Responses, the first of a step, whose old log-probs are those of their own training forward."""
+    return min(mini_batch_size(actor, num_responses), num_responses) if actor.reuse_first_forward else 0
 
 
 def _check_length_penalty(config: Config) -> None:

@@ -65,6 +65,9 @@ class ModelConfig:
 @dataclass(frozen=True)
 class ActorConfig(ModelConfig):
     epochs: int = knob(1, "passes over each rollout batch")
+    reuse_first_forward: bool = knob(
+        False, "old log-probs of a step's first mini-batch are those of its own training forward: saves its part of the pass"
+    )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megatron_sppo.config.arithmetic import num_reused
 from megatron_sppo.config.schema import ModelConfig
 from megatron_sppo.models.flops import TRAINING_PASSES, forward_flops
 from megatron_sppo.plan.assumptions import Assumptions
@@ -43,7 +44,8 @@ class Times:
             critic = forward_flops(self.setup.critic, responses * read, responses * read**2)
             found["value"] = self._forward(critic)
             found["critic update"] = config.critic.epochs * self._update(critic, config.critic, read)
-        found["old log-probs"] = self._forward(actor)
+        if before := self._share_before_update():
+            found["old log-probs"] = before * self._forward(actor)
         if self.setup.needs_reference:
             found["reference log-probs"] = self._forward(actor)
         found["actor update"] = config.actor.epochs * self._update(actor, config.actor, sequence)
@@ -51,6 +53,13 @@ class Times:
         if self.offload_bytes:
             found["offload"] = 2 * self.offload_bytes / self.assumptions.host_link
         return found
+
+    def _share_before_update(self) -> float:
+        """Of the responses: those whose old log-probs are not taken from their own training forward."""
+        config, responses = self.setup.config, self.setup.num_responses
+        if config.rollout.stream and config.actor.reuse_first_forward:
+            return 0.0  # each mini-batch is an update of its own
+        return 1 - num_reused(config.actor, responses) / responses
 
     @property
     def step(self) -> float:

@@ -63,6 +63,11 @@ LAYOUTS: dict[str, tuple[str, list[str]]] = {
     # Rows padded to what FP8 kernels take; without Transformer Engine the products themselves stay as they are.
     "fp8 padding, tp2, sequence parallel": ("qwen2", [*SP, *SMALL, "actor.fp8.recipe=blockwise", "critic.fp8.recipe=tensorwise"]),
     "fp8 padding, cp2": ("qwen2", [*CP2, *SMALL, "actor.fp8.recipe=delayed", "critic.fp8.recipe=blockwise"]),
+    # Old log-probs of the first mini-batch from its own forward: NaN stands in their place before the update.
+    "first forward reused, tp2": ("qwen2", [*TP2, *SMALL, "actor.reuse_first_forward=true"]),
+    "first forward reused, pp2": ("qwen2", [*PP2, *SMALL, "actor.reuse_first_forward=true"]),
+    "first forward reused, dp2": ("qwen2", [*SMALL, "actor.reuse_first_forward=true"]),
+    "first forward reused, cp2": ("qwen2", [*CP2, *SMALL, "actor.reuse_first_forward=true"]),
     # Critics that read the response.
     "ppo, critic tp2": ("qwen2", [*SMALL, "algorithm.name=ppo", "critic.tp=2"]),
     "ppo, critic pp2": ("qwen2", [*SMALL, "algorithm.name=ppo", "critic.pp=2"]),

@@ -70,7 +70,13 @@ def test_two_engines_stream_to_two_ranks(config: Path, request: pytest.FixtureRe
     if not request.config.getoption("--whole-matrix"):
         pytest.skip("--whole-matrix")
     streamed = config.parent / "streamed2"
-    stream = ("rollout.stream=true", "actor.mini_batch_size=2", "rollout.max_num_seqs=2", "actor.tp=2")
+    stream = (
+        "rollout.stream=true",
+        "actor.mini_batch_size=2",
+        "rollout.max_num_seqs=2",
+        "actor.tp=2",
+        "actor.reuse_first_forward=true",
+    )
     train(config, streamed, *SEPARATE[::2], "rollout.num_ranks=2", *stream, num_ranks=4)
     metrics = rows(streamed, "train")
     assert set(metrics) == {1, 2} and metrics[1]["staleness/mini_batches_max"] == 3

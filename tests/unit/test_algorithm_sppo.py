@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from megatron_sppo.actor import loss_of_first_forward
 from megatron_sppo.algorithms import build_algorithm
 from megatron_sppo.algorithms.base import PolicyInputs, ValueInputs
 from megatron_sppo.algorithms.sppo import SPPO
@@ -109,6 +110,23 @@ def test_actor_loss_and_its_metrics_on_paper() -> None:
 def test_the_weight_of_each_aggregation(mode: str, weight: int) -> None:
     loss = sppo(aggregation=mode).actor_loss(inputs(NOW))
     assert loss.weight == weight
+
+
+def test_the_first_forward_is_its_own_old_policy() -> None:
+    """NaN in place of the old log-probs is not read; gradient and loss are those of old log-probs that equal the present ones."""
+    algorithm = sppo(importance_sampling=ImportanceSamplingConfig(truncate=2.0))
+    now = [-1.0, -0.9, -0.3, -0.4]
+    unknown, known = inputs(now), replace(inputs(now), old_logprobs_N=torch.tensor(now))
+    unknown = replace(unknown, old_logprobs_N=torch.full((4,), math.nan))
+    found, want = loss_of_first_forward(algorithm.actor_loss)(unknown), algorithm.actor_loss(known)
+    for loss in (found, want):
+        loss.total.backward()
+    assert found.total.item() == want.total.item() and torch.equal(unknown.logprobs_N.grad, known.logprobs_N.grad)
+    assert found.metrics["actor/ratio_max"].value() == 1.0
+    gap_N = torch.tensor(now) - ENGINE.values
+    assert found.metrics["mismatch/logprob_abs_mean"].value() == pytest.approx(float(gap_N.abs().mean()))
+    assert found.metrics["mismatch/logprob_abs_max"].value() == pytest.approx(0.3)
+    assert found.metrics["mismatch/kl"].value() == pytest.approx(float((gap_N.exp() - 1 - gap_N).mean()))
 
 
 def test_extra_terms_add_up() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ RESPONSES = OLD.with_values(torch.arange(8))
 ROLLOUTS = Rollouts(PROMPTS, torch.tensor([0, 0, 1, 1]), RESPONSES, OLD, torch.zeros(4, dtype=torch.bool), ("p", "q", "r", "s"))
 REWARDS = torch.tensor([1.0, 0.0, 1.0, 1.0])
 TOKEN_VALUES = OLD.with_values(torch.tensor([0.5, 0.75, 0.25, 0.5, 0.5, 1.0, 0.0, 0.25]))
+PROMPT_VALUES = Ragged(torch.tensor([0.5, 0.25, 0.75, 0.5]), torch.ones(4, dtype=torch.int64))
 NO_VALUES = Ragged(torch.empty(0), torch.zeros(4, dtype=torch.int64))
 
 
@@ -110,6 +112,18 @@ def test_a_kl_in_the_reward_reaches_ppo_token_by_token() -> None:
     to_go = [1.0 - 0.1 * sum(k1[t:]) for t in range(3)]
     assert rows(found.actor.advantages)[0] == pytest.approx([g - v for g, v in zip(to_go, [0.5, 0.75, 0.25], strict=True)])
     assert found.critic is not None and rows(found.critic.targets)[0] == pytest.approx(to_go)
+
+
+@pytest.mark.parametrize("name", ["sppo", "ppo", "ppo_bce", "grpo"])
+def test_credit_without_a_kl_in_the_reward_needs_no_logprobs(name: str) -> None:
+    """With actor.reuse_first_forward they are known only in the update: NaN stands for them."""
+    given = outcomes(PROMPT_VALUES if name == "sppo" else TOKEN_VALUES)
+    unknown = replace(given, old_logprobs=given.old_logprobs.with_values(torch.full_like(given.old_logprobs.values, torch.nan)))
+    samples = ("algorithm.num_samples=2",) if name == "grpo" else ()
+    chosen = algorithm(f"algorithm.name={name}", *samples)
+    found, expected = (chosen.assign_credit(each) for each in (unknown, given))
+    assert torch.equal(found.actor.advantages.values, expected.actor.advantages.values)
+    assert found.critic is None or torch.equal(found.critic.targets.values, expected.critic.targets.values)
 
 
 def test_the_critic_of_ppo_with_bce_learns_probabilities() -> None:

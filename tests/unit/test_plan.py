@@ -174,6 +174,15 @@ def test_seconds_by_hand() -> None:
     assert seconds["actor update"] == pytest.approx(4 * flops / (0.40 * 4 * 989e12))
     assert seconds["reshard"] == pytest.approx(3.81e9 / (0.5 * 450e9))
     assert "wake and sleep" not in seconds, "what a reshard replaces is thrown away in sleep"
+    for size, left in ((128, 0.75), (0, None)):  # of 512 responses; 0: all in one mini-batch
+        reuses = memory(
+            "prompts_per_step=512",
+            "rollout.max_prompt_tokens=2048",
+            f"actor.mini_batch_size={size}",
+            "actor.reuse_first_forward=true",
+        )
+        found = Times(reuses.setup, reuses.engine, Assumptions(), (3.81e9, 0.0)).seconds().get("old log-probs")
+        assert found == (left and pytest.approx(left * seconds["old log-probs"]))
     gathered = memory("rollout.weight_sync=gather")
     seconds = Times(gathered.setup, gathered.engine, Assumptions(), (0.0, 0.0)).seconds()
     assert seconds["wake and sleep"] == pytest.approx(2 * 3.8078e9 / 50e9, rel=1e-3)

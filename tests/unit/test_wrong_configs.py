@@ -85,6 +85,14 @@ WITHOUT_MODEL = {
     "algorithm.kl.coefficient=0.1 algorithm.kl.estimator=k1": (
         "algorithm.kl.estimator=k1 in the loss has a gradient of zero mean and regularises nothing: set it to k2 or k3"
     ),
+    "actor.reuse_first_forward=true actor.epochs=2": (
+        "actor.reuse_first_forward=true has no old log-probs for a second pass but actor.epochs=2: "
+        "set actor.epochs=1 or actor.reuse_first_forward=false"
+    ),
+    "actor.reuse_first_forward=true algorithm.name=rloo": (
+        "actor.reuse_first_forward=true has no log-probs yet when algorithm.kl.where=reward needs them: "
+        "set algorithm.kl.where=loss or actor.reuse_first_forward=false"
+    ),
     "algorithm.importance_sampling.mask_above=0.5": (
         "algorithm.importance_sampling.mask_above=0.5 must be 0 (off) or above 1: set algorithm.importance_sampling.mask_above=5"
     ),

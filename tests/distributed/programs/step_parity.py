@@ -26,6 +26,7 @@ from megatron_sppo.algorithms.base import PolicyInputs
 from megatron_sppo.algorithms.sppo import SPPO
 from megatron_sppo.batch import CriticBatch, Outcomes, Prompts, Rollouts
 from megatron_sppo.config.algorithms import CRITICS
+from megatron_sppo.config.arithmetic import num_reused
 from megatron_sppo.config.load import load_config
 from megatron_sppo.config.schema import Config
 from megatron_sppo.critic import Critic, initial_logit
@@ -132,8 +133,14 @@ def run_actor(hf: HFModelConfig, config: Config, groups: ModelGroups, want: Trai
     actor.remember_reference()
     logprobs = actor.logprobs(problem.prompts, problem.responses)
     again = actor.logprobs(problem.prompts, problem.responses)
+    before = actor.old_logprobs(problem.prompts, problem.responses, num_reused(config.actor, len(problem.responses)))
     old, at_engine, reference = (
-        shifted(logprobs, shift) for shift in (problem.old_shift, problem.engine_shift, problem.reference_shift)
+        shifted(base, shift)
+        for base, shift in (
+            (before, problem.old_shift),
+            (logprobs, problem.engine_shift),
+            (logprobs, problem.reference_shift),
+        )
     )
     algorithm = SPPO(config.algorithm, config.rollout, seed=1)
     rollouts, values = (

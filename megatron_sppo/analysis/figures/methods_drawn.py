@@ -81,8 +81,11 @@ def draw_methods(axes: Axes, methods: Sequence[Seeds], unit: float, x_label: str
 
 
 def _range(methods: Sequence[Seeds]) -> tuple[float, float]:
-    """Of the seeds, not of their intervals, which for two seeds would flatten everything."""
+    """Of the seeds, and of intervals that are drawn as bars; for two seeds those would flatten everything."""
     values = [y for method in methods for curve in method.curves for y in curve.y]
+    if len(methods) > MOST_BANDS:
+        bands = [method.band for method in methods if method.band is not None and method.band.num_seeds > 2]
+        values += [end for found in bands for end in (found.low[-1], found.high[-1])]
     return min(values), max(min(values) + 0.01, *values)
 
 

@@ -31,7 +31,15 @@ EXTRAS = {
     "gpu": GPU,
     "control": ["gymnasium[box2d,classic-control,mujoco]>=1.2,<2"],
     "nemo-run": ["nemo-run>=0.11.1,<0.12", "leptonai>=0.26.6,<0.28"],  # newer leptonai lacks what nemo-run imports
-    "dev": ["pytest>=8", "gymnasium>=1.2,<2", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.18", "import-linter>=2.5"],
+    "dev": [
+        "pytest>=8",
+        "pytest-xdist>=3.6",
+        "gymnasium>=1.2,<2",
+        "hypothesis>=6.100",
+        "ruff>=0.12",
+        "mypy>=1.18",
+        "import-linter>=2.5",
+    ],
 }
 
 

@@ -40,7 +40,9 @@ check ruff ruff check .
 check format ruff format --check .
 check mypy mypy
 check imports lint-imports
-for tier in unit distributed engine_cpu end_to_end; do
+# Unit tests run on several cores, a file on one of them. The other tiers' tests start ranks of their own, one test after the other.
+check unit pytest_tier unit -n auto --maxprocesses 4 --dist loadfile "$@"
+for tier in distributed engine_cpu end_to_end; do
     check "$tier" pytest_tier "$tier" "$@"
 done
 # Where Megatron's releases were found to differ, and a layout of each kind. Any tier can be run with any release (docs/install.md).

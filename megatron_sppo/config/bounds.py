@@ -125,7 +125,7 @@ CONTROL: tuple[Bound, ...] = (
     ),
     *at_least(1, *(f"clone.{name}" for name in ("batch_size", "max_steps", "check_every", "check_episodes"))),
     *at_least(1, *(f"rl.{name}" for name in ("updates", "trajectories", "checkpoint_every", "evaluation_episodes"))),
-    *at_least(0, "expert.horizon", "clone.lr"),
+    *at_least(0, "expert.horizon", "clone.lr", "rl.critic_epochs"),
     Bound("network.hidden", lambda units: len(units) > 0 and min(units) > 0, "one or more layers of 1 or more units", "[32, 32]"),
     Bound("expert.target_success", lambda share: 0 < share <= 1, "in (0, 1]", "0.9"),
     Bound("clone.target_success", lambda share: 0 < share <= 1, "in (0, 1]", "0.3"),

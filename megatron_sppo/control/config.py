@@ -72,6 +72,7 @@ class RLConfig:
 
     updates: int = knob(100, "updates of policy and critic")
     trajectories: int = knob(16, "trajectories per update")
+    critic_epochs: int = knob(0, "passes of V over the trajectories of an update; 0 = rl.ppo.epochs, as many as the policy's")
     checkpoint_every: int = knob(10, "updates between two checkpoints")
     evaluation_episodes: int = knob(256, "episodes that measure the final policy, and the warm start")
     ppo: PPOConfig = section(PPOConfig, "its updates")

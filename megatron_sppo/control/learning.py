@@ -33,8 +33,8 @@ class Credit:
 class Learner:
     """A policy and a critic with their optimizers."""
 
-    def __init__(self, algorithm: str, policy: Policy, critic: Critic, config: PPOConfig) -> None:
-        self.form = CRITICS[algorithm]
+    def __init__(self, algorithm: str, policy: Policy, critic: Critic, config: PPOConfig, critic_epochs: int = 0) -> None:
+        self.form, self.critic_epochs = CRITICS[algorithm], critic_epochs or config.epochs
         self.policy, self.critic, self.config = policy, critic, config
         self.policy_optimizer = torch.optim.Adam(policy.parameters(), lr=config.actor_lr, eps=1e-5)
         self.critic_optimizer = torch.optim.Adam(critic.parameters(), lr=config.critic_lr, eps=1e-5)
@@ -49,18 +49,20 @@ class Learner:
             part.load_state_dict(state[name])
 
     def update(self, trajectories: Trajectories, rewards: Ragged, seed: int) -> dict[str, float]:
-        """Old log-probs and values, credit, then ``epochs`` passes of clipped steps; metrics of the update."""
+        """Old log-probs and values, credit, then the passes of clipped steps; metrics of the update."""
         c, policy = self.config, self.policy
         with torch.no_grad():
             old_logprobs_N = policy.logprobs(trajectories.observations.values, trajectories.actions.values)
         credit = self.assign_credit(trajectories, rewards)
         order = torch.Generator().manual_seed(seed)
         clipped = steps = 0
-        for _ in range(c.epochs):
+        for epoch in range(max(c.epochs, self.critic_epochs)):
             for chosen in torch.randperm(len(trajectories.lengths), generator=order).tensor_split(c.minibatches):
-                self._step_critic(credit, chosen)
-                clipped += self._step_policy(trajectories, old_logprobs_N, credit.advantages, chosen)
-                steps += int(trajectories.lengths[chosen].sum())
+                if epoch < self.critic_epochs:
+                    self._step_critic(credit, chosen)
+                if epoch < c.epochs:
+                    clipped += self._step_policy(trajectories, old_logprobs_N, credit.advantages, chosen)
+                    steps += int(trajectories.lengths[chosen].sum())
         with torch.no_grad():
             moved_N = policy.logprobs(trajectories.observations.values, trajectories.actions.values) - old_logprobs_N
         return {

@@ -59,7 +59,7 @@ def finetune(task: Task, config: ControlConfig, policy: Policy, folder: Path, pr
     Every draw is a function of (seed, update), so policy, critic, optimizers and a count are the whole state.
     """
     c, seed = config.rl, config.seed
-    learner = Learner(config.algorithm, policy, new_critic(task, config.network, address("critic", seed)), c.ppo)
+    learner = Learner(config.algorithm, policy, new_critic(task, config.network, address("critic", seed)), c.ppo, c.critic_epochs)
     checkpoint = folder / "checkpoint.pt"
     done = 0
     if checkpoint.exists():

@@ -44,6 +44,25 @@ def test_sppo_is_ppo_with_bce_at_horizon_one() -> None:
             torch.testing.assert_close(weight, right.state_dict()[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("critic_epochs", [1, 3])
+def test_the_critic_may_have_passes_of_its_own(critic_epochs: int) -> None:
+    """Of the policy's two passes nothing changes; the critic goes as far as one whose updates have that many passes."""
+    played = trajectories([4] * 12)
+    parts = (new_policy(TASK, NETWORK, 1), new_critic(TASK, NETWORK, 2))
+    own, two, as_many = (
+        Learner("sppo", *parts, replace(CONFIG, epochs=2), critic_epochs),
+        learner("sppo", replace(CONFIG, epochs=2)),
+        learner("sppo", replace(CONFIG, epochs=critic_epochs)),
+    )
+    for each in (own, two, as_many):
+        each.update(played, terminal_rewards(played), 0)
+    same = ((own.policy, two.policy, as_many.policy), (own.critic, as_many.critic, two.critic))
+    for found, expected, other in same:
+        for name, weight in found.state_dict().items():
+            assert torch.equal(weight, expected.state_dict()[name])
+        assert not torch.equal(found.state_dict()["body.layers.0.weight"], other.state_dict()["body.layers.0.weight"])
+
+
 def test_sppo_is_not_ppo_beyond_horizon_one() -> None:
     played = trajectories([4] * 12)
     sppo, ppo = learner("sppo"), learner("ppo_bce")

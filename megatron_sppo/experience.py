@@ -7,8 +7,9 @@ the batch, so that its size, and with it every mini-batch, stays what the config
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -17,9 +18,10 @@ from megatron_sppo.batch import Prompts, Rollouts, SamplingPlan
 from megatron_sppo.data.curriculum import Drawn
 from megatron_sppo.monitor.clock import StepClock
 from megatron_sppo.ragged import Ragged
+from megatron_sppo.rewards.early import EarlyGrading
 from megatron_sppo.rewards.protocol import Reward
-from megatron_sppo.rewards.spread import Graded, grade_rollouts
-from megatron_sppo.rollout.engine import OnProgress
+from megatron_sppo.rewards.spread import Graded, grade_rollouts, sample_from
+from megatron_sppo.rollout.engine import Decode, Finished, OnProgress
 from megatron_sppo.rollout.sampler import InTurn
 
 
@@ -45,16 +47,24 @@ class _Round:
     greedy_rewards_P: Tensor  # empty where none was asked for
     num_tokens: int  # generated, greedy ones too
     policy_step: int
+    metrics: Mapping[str, float]
 
 
 class Collector:
     """Samples and grades. ``rounds`` > 1 is dynamic sampling."""
 
     def __init__(
-        self, sampler: InTurn, plan: Callable[[int], SamplingPlan], reward: Reward, prompts_per_step: int, rounds: int
+        self,
+        sampler: InTurn,
+        plan: Callable[[int], SamplingPlan],
+        reward: Reward,
+        prompts_per_step: int,
+        rounds: int,
+        decode: Decode | None = None,
     ) -> None:
+        """``decode``: grade a response as soon as it is there, in its words; None: when all are."""
         self._sampler, self._plan, self._reward = sampler, plan, reward
-        self._num_prompts, self._rounds = prompts_per_step, rounds
+        self._num_prompts, self._rounds, self._decode = prompts_per_step, rounds, decode
 
     def collect(self, step: int, clock: StepClock, on_progress: OnProgress | None) -> Experience:
         """Collective."""
@@ -67,10 +77,21 @@ class Collector:
         return self._best(rounds, plan)
 
     def _sample(self, step: int, plan: SamplingPlan, clock: StepClock, on_progress: OnProgress | None) -> _Round:
-        sampled = self._sampler.take(step, clock, on_progress)
+        if self._decode is None:
+            sampled = self._sampler.take(step, clock, on_progress)
+            with clock.phase("reward"):
+                graded = grade_rollouts(self._reward, sampled.rollouts)
+            return _set_apart(sampled.drawn, sampled.rollouts, graded, plan, sampled.policy_step)
+        early, decode = EarlyGrading(self._reward), self._decode
+
+        def grade(found: Finished) -> None:
+            text, num_tokens = decode(found.tokens), len(found.tokens)
+            early.submit(found.index, sample_from(found.prompts, found.prompt, text, num_tokens, found.truncated))
+
+        sampled = self._sampler.take(step, clock, on_progress, grade)
         with clock.phase("reward"):
-            graded = grade_rollouts(self._reward, sampled.rollouts)
-        return _set_apart(sampled.drawn, sampled.rollouts, graded, plan, sampled.policy_step)
+            graded, share = early.finish()
+        return _set_apart(sampled.drawn, sampled.rollouts, graded, plan, sampled.policy_step, {"perf/reward_graded_early": share})
 
     def _informative(self, rounds: list[_Round], plan: SamplingPlan) -> Tensor:
         """[P of all rounds] whether a prompt's responses differ in reward."""
@@ -93,14 +114,21 @@ class Collector:
         return _experience(joined, joined.rollouts.select(rows), counts, rows)
 
 
-def _set_apart(drawn: Drawn, rollouts: Rollouts, graded: Graded, plan: SamplingPlan, policy_step: int) -> _Round:
+def _set_apart(
+    drawn: Drawn,
+    rollouts: Rollouts,
+    graded: Graded,
+    plan: SamplingPlan,
+    policy_step: int,
+    metrics: Mapping[str, float] = MappingProxyType({}),
+) -> _Round:
     per_prompt, num_tokens = plan.responses_per_prompt, int(rollouts.response_tokens.lengths.sum())
     if not plan.greedy_baseline:
-        return _Round(drawn, rollouts, graded, torch.empty(0), num_tokens, policy_step)
+        return _Round(drawn, rollouts, graded, torch.empty(0), num_tokens, policy_step, metrics)
     trained = [row for row in range(len(rollouts)) if row % per_prompt < plan.num_samples]
     greedy_rewards_P = graded.rewards[plan.num_samples :: per_prompt]
     kept = Graded(tuple(graded.verdicts[row] for row in trained))
-    return _Round(drawn, rollouts.select(trained), kept, greedy_rewards_P, num_tokens, policy_step)
+    return _Round(drawn, rollouts.select(trained), kept, greedy_rewards_P, num_tokens, policy_step, metrics)
 
 
 def _experience(whole: _Round, rollouts: Rollouts, counts: dict[str, float], rows: list[int] | None = None) -> Experience:
@@ -117,6 +145,7 @@ def _experience(whole: _Round, rollouts: Rollouts, counts: dict[str, float], row
         metrics={
             **whole.drawn.metrics,
             **whole.graded.metrics(),
+            **whole.metrics,
             **found,
             **counts,
             "rollout/tokens": whole.num_tokens,
@@ -148,6 +177,7 @@ def _joined(rounds: list[_Round]) -> _Round:
         greedy_rewards_P=torch.cat([part.greedy_rewards_P for part in rounds]),
         num_tokens=sum(part.num_tokens for part in rounds),
         policy_step=rounds[0].policy_step,
+        metrics=rounds[-1].metrics,
     )
 
 

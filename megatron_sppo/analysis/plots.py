@@ -100,7 +100,7 @@ def draw_time(figure: Figure, run: Run) -> bool:
     layers = {phase: _aligned(run.series.get(f"time/{phase}"), total.steps) for phase in PHASES}
     layers = {phase: seconds for phase, seconds in layers.items() if any(seconds)}
     rest = [max(0.0, whole - sum(parts)) for whole, *parts in zip(total.values, *layers.values(), strict=True)]
-    layers["other"] = rest  # time in no phase: metrics, sinks, waiting
+    layers["other"] = rest  # curriculum, wake and sleep, and what is in no phase: metrics, sinks, waiting
     colors = [*CYCLE[: len(layers) - 1], "#444444"]
     if len(total.steps) > 40:
         axes.stackplot(total.steps, *layers.values(), labels=list(layers), colors=colors, linewidth=0)

@@ -60,6 +60,7 @@ def check(
     )
     _check_reuse(config)
     _check_length_penalty(config)
+    _check_early_grading(config)
     _check_curriculum(config)
     _check_profile(config)
     _check_positions(config, actor_shape, critic_shape)
@@ -96,6 +97,22 @@ def _check_length_penalty(config: Config) -> None:
     require(
         buffer <= limit,
         f"reward.overlong_buffer={buffer} is longer than rollout.max_response_tokens={limit}: lower it (DAPO: a fifth)",
+    )
+
+
+def _check_early_grading(config: Config) -> None:
+    reward = config.reward
+    if not reward.while_sampling:
+        return
+    require(
+        not is_separate(config),
+        "reward.while_sampling=true grades beside an engine of the same rank but rollout.placement=separate: "
+        "set reward.while_sampling=false (rollout.stream=true grades each mini-batch as it arrives)",
+    )
+    require(
+        not reward.model.path,
+        f"reward.while_sampling=true would run reward.model.path={reward.model.path} on the device that samples: "
+        "set reward.while_sampling=false",
     )
 
 

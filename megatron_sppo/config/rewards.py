@@ -40,5 +40,9 @@ class RewardConfig:
     overlong_buffer: int = knob(
         0, "tokens before rollout.max_response_tokens over which the penalty rises from 0 (DAPO's soft punishment); 0 = none"
     )
+    while_sampling: bool = knob(
+        False,
+        "grade each response as soon as it is there, in a thread beside the engine; false = all of a step when the last is there",
+    )
     code: CodeLimits = section(CodeLimits, "the reward `code`")
     model: RewardModelConfig = section(RewardModelConfig, "the learned reward `model`")

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_sppo.batch import Rollouts
+from megatron_sppo.batch import Prompts, Rollouts
 from megatron_sppo.metrics import Mean, merge, values
 from megatron_sppo.parallel.collectives import gather_objects
 from megatron_sppo.rewards.protocol import Reward, Sample, Verdict
@@ -46,7 +46,7 @@ def grade_rollouts(reward: Reward, rollouts: Rollouts) -> Graded:
     """Every response's verdict on every rank: rank r grades responses r, r + W, ... Collective over the world."""
     mine = range(dist.get_rank(), len(rollouts), dist.get_world_size())
     found = reward([sample_of(rollouts, index) for index in mine])
-    by_rank = gather_objects([_portable(verdict) for verdict in found])
+    by_rank = gather_objects([portable(verdict) for verdict in found])
     return Graded(interleaved(by_rank))
 
 
@@ -56,21 +56,31 @@ def interleaved(by_rank: Sequence[Sequence[Verdict]]) -> tuple[Verdict, ...]:
     return tuple(by_rank[index % len(by_rank)][index // len(by_rank)] for index in range(total))
 
 
-def _portable(found: float | Verdict) -> Verdict:
+def portable(found: float | Verdict) -> Verdict:
+    """Small enough to travel between ranks."""
     verdict = found if isinstance(found, Verdict) else Verdict(float(found))
     answer = None if verdict.answer is None else verdict.answer[:MAX_ANSWER_CHARACTERS]
     return Verdict(verdict.reward, answer, verdict.reason, dict(verdict.parts))
 
 
 def sample_of(rollouts: Rollouts, index: int) -> Sample:
-    prompt = int(rollouts.prompt_index_B[index])
-    prompts = rollouts.prompts
+    return sample_from(
+        rollouts.prompts,
+        int(rollouts.prompt_index_B[index]),
+        rollouts.texts[index],
+        int(rollouts.response_tokens.lengths[index]),
+        bool(rollouts.truncated_B[index]),
+    )
+
+
+def sample_from(prompts: Prompts, prompt: int, text: str, num_tokens: int, truncated: bool) -> Sample:
+    """``prompt``: its index."""
     return Sample(
         prompt=prompts.texts[prompt],
-        response=rollouts.texts[index],
+        response=text,
         gold=prompts.golds[prompt],
         source=prompts.sources[prompt],
-        truncated=bool(rollouts.truncated_B[index]),
-        num_tokens=int(rollouts.response_tokens.lengths[index]),
+        truncated=truncated,
+        num_tokens=num_tokens,
         messages=prompts.messages[prompt] if prompts.messages else (),
     )

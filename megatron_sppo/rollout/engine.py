@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -16,11 +17,35 @@ Decode = Callable[[list[int]], str]
 OnProgress = Callable[[int, int], None]  # (finished, total) responses of this rank's engine
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A response, as soon as it is there: known to one rank of the engine that sampled it."""
+
+    prompts: Prompts
+    prompt: int  # its index
+    index: int  # of the response, as in Rollouts
+    tokens: list[int]
+    truncated: bool
+
+
+OnFinished = Callable[[Finished], None]
+
+
 class RolloutEngine(Protocol):
     """Every method is collective over the world."""
 
-    def generate(self, prompts: Prompts, plan: SamplingPlan, decode: Decode, on_progress: OnProgress | None = None) -> Rollouts:
-        """``plan.responses_per_prompt`` responses per prompt; the same global value on every rank."""
+    def generate(
+        self,
+        prompts: Prompts,
+        plan: SamplingPlan,
+        decode: Decode,
+        on_progress: OnProgress | None = None,
+        on_finished: OnFinished | None = None,
+    ) -> Rollouts:
+        """``plan.responses_per_prompt`` responses per prompt; the same global value on every rank.
+
+        ``on_finished`` hears of every response while others are sampled; engines of other ranks have none (AssertionError).
+        """
         ...
 
     def score(self, sequences: Ragged) -> Ragged:

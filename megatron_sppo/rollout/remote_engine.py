@@ -13,7 +13,7 @@ from megatron_sppo.parallel.job import Job
 from megatron_sppo.parallel.mailbox import Mailbox
 from megatron_sppo.parallel.parcel import Parcel, receive_parcel, send_parcel
 from megatron_sppo.ragged import Ragged
-from megatron_sppo.rollout.engine import Decode, HFTensors, OnProgress
+from megatron_sppo.rollout.engine import Decode, HFTensors, OnFinished, OnProgress
 from megatron_sppo.rollout.orders import (
     Answer,
     Order,
@@ -76,8 +76,16 @@ class RemoteEngine:
         seconds, self._busy_seconds = self._busy_seconds, 0.0
         return seconds
 
-    def generate(self, prompts: Prompts, plan: SamplingPlan, decode: Decode, on_progress: OnProgress | None = None) -> Rollouts:
+    def generate(
+        self,
+        prompts: Prompts,
+        plan: SamplingPlan,
+        decode: Decode,
+        on_progress: OnProgress | None = None,
+        on_finished: OnFinished | None = None,
+    ) -> Rollouts:
         """See the protocol."""
+        assert on_finished is None, "the responses are on other ranks until all are there"
         self.submit(prompts, plan)
         return self.collect()
 

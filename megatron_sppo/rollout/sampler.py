@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,7 +11,7 @@ from megatron_sppo.batch import Prompts, Rollouts, SamplingPlan
 from megatron_sppo.data.curriculum import Drawn
 from megatron_sppo.monitor.clock import StepClock
 from megatron_sppo.ragged import Ragged
-from megatron_sppo.rollout.engine import Decode, OnProgress, RolloutEngine
+from megatron_sppo.rollout.engine import Decode, OnFinished, OnProgress, RolloutEngine
 from megatron_sppo.rollout.remote_engine import RemoteEngine
 
 Draw = Callable[[int], Drawn]  # a step's prompts; collective
@@ -34,15 +35,20 @@ class InTurn:
         self._engine, self.draw, self._plan, self._decode, self._pushes = engine, draw, plan, decode, pushes
         self._waiting: Sampled | None = None  # for the next step
 
-    def take(self, step: int, clock: StepClock, on_progress: OnProgress | None) -> Sampled:
+    def take(self, step: int, clock: StepClock, on_progress: OnProgress | None, on_finished: OnFinished | None = None) -> Sampled:
         """The rollouts to train on. vLLM must hold the policy of the step before."""
         if self._waiting is not None:
             sampled, self._waiting = self._waiting, None
             return sampled
         with clock.phase("curriculum"):
             drawn = self.draw(step)
-        with clock.phase("rollout"), self._engine.awake(until_push=self._pushes(step)):
-            rollouts = self._engine.generate(drawn.prompts, self._plan(step), self._decode, on_progress)
+        with ExitStack() as then:
+            with clock.phase("wake"):
+                then.enter_context(self._engine.awake(until_push=self._pushes(step)))
+            with clock.phase("rollout"):
+                rollouts = self._engine.generate(drawn.prompts, self._plan(step), self._decode, on_progress, on_finished)
+            with clock.phase("sleep"):
+                then.close()
         return Sampled(drawn, rollouts, step - 1)
 
     def settle(self, clock: StepClock) -> None:
@@ -67,9 +73,9 @@ class OneAhead(InTurn):
         self._remote, self._last_step = engine, last_step
         self._under_way: tuple[int, Drawn] | None = None  # (step, its prompts)
 
-    def take(self, step: int, clock: StepClock, on_progress: OnProgress | None) -> Sampled:
+    def take(self, step: int, clock: StepClock, on_progress: OnProgress | None, on_finished: OnFinished | None = None) -> Sampled:
         """Those that the step before has begun; the run's first step samples its own. Begins the next step's."""
-        sampled = super().take(step, clock, on_progress)
+        sampled = super().take(step, clock, on_progress, on_finished)
         if step < self._last_step:
             with clock.phase("curriculum"):
                 drawn = self.draw(step + 1)

@@ -23,7 +23,7 @@ from megatron_sppo.models.hf_config import read_hf_config
 from megatron_sppo.parallel import platform
 from megatron_sppo.ragged import Ragged
 from megatron_sppo.rollout.dispatch import deal_prompts, response_seed
-from megatron_sppo.rollout.engine import Decode, HFTensors, OnProgress
+from megatron_sppo.rollout.engine import Decode, Finished, HFTensors, OnFinished, OnProgress
 from megatron_sppo.rollout.exchange import exchange_rows
 from megatron_sppo.rollout.vllm_options import (
     WEIGHT_TRANSFER_BACKEND,
@@ -132,12 +132,36 @@ class VLLMEngine:
         """One rank of each engine reports its results."""
         return self._tp_rank == 0
 
-    def generate(self, prompts: Prompts, plan: SamplingPlan, decode: Decode, on_progress: OnProgress | None = None) -> Rollouts:
+    def generate(
+        self,
+        prompts: Prompts,
+        plan: SamplingPlan,
+        decode: Decode,
+        on_progress: OnProgress | None = None,
+        on_finished: OnFinished | None = None,
+    ) -> Rollouts:
         """See the protocol. Tokens end with the stop token unless truncated; a greedy token's log-prob is at temperature 1."""
+        if on_finished is not None:
+            answers = self._hand_over(prompts, plan, on_progress, on_finished)
+            return _gather_rollouts(prompts, plan, answers, decode)
         indices, token_rows, params = self._share(prompts, plan)
         outputs = self._run(token_rows, params, on_progress)
         answers = {index: output.outputs[0] for index, output in zip(indices, outputs, strict=True)}
         return _gather_rollouts(prompts, plan, answers if self._speaks else {}, decode)
+
+    def _hand_over(
+        self, prompts: Prompts, plan: SamplingPlan, on_progress: OnProgress | None, on_finished: OnFinished
+    ) -> dict[int, CompletionOutput]:
+        """Response index -> vLLM's answer, of those that this rank reports; ``on_finished`` has heard of each."""
+        answers: dict[int, CompletionOutput] = {}
+        total = len(self._share(prompts, plan)[0])
+        for index, answer in self.stream(prompts, plan):
+            answers[index] = answer
+            prompt, truncated = index // plan.responses_per_prompt, answer.finish_reason == "length"
+            on_finished(Finished(prompts, prompt, index, list(answer.token_ids), truncated))
+            if on_progress:
+                on_progress(len(answers), total)
+        return answers
 
     def stream(self, prompts: Prompts, plan: SamplingPlan) -> Iterator[tuple[int, CompletionOutput]]:
         """(response index, vLLM's answer) as responses finish, of this rank's engine alone; on its first rank, none elsewhere."""

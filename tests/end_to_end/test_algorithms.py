@@ -26,9 +26,13 @@ CASES: dict[str, tuple[tuple[str, ...], int, bool]] = {
     "ppo": (("critic.warmup_steps=1", "actor.reuse_first_forward=true"), 1, True),
     "ppo_bce": (("critic.warmup_steps=0", "actor.tp=1", "actor.pp=2", "critic.tp=2"), 1, True),
     "grpo": ((), 8, False),
-    "grpo, dynamic sampling": (("algorithm.num_samples=2", "algorithm.dynamic_sampling_rounds=3"), 2, False),
+    "grpo, dynamic sampling": (
+        ("algorithm.num_samples=2", "algorithm.dynamic_sampling_rounds=3", "reward.while_sampling=true"),
+        2,
+        False,
+    ),
     "rloo": (("actor.tp=1",), 5, False),
-    "remax": ((), 1, False),
+    "remax": (("reward.while_sampling=true",), 1, False),
 }
 
 
@@ -180,6 +184,12 @@ def test_a_checkpoint_with_another_kind_of_critic_is_refused(runs: dict[str, Pat
         "the prompt and gives a probability: set algorithm.name to what the run began with, or checkpoint.resume=never"
     )
     assert "but the checkpoint has no critic" in said["sppo"] and said["sppo"] == (runs["sppo"] / "refusal_1.txt").read_text()
+
+
+def test_the_share_that_was_graded_while_others_were_sampled_is_told(runs: dict[str, Path]) -> None:
+    for case, (overrides, _, _) in CASES.items():
+        early = [row.get("perf/reward_graded_early", -1) for row in steps(runs, case)]
+        assert all(0 <= share <= 1 for share in early) if "reward.while_sampling=true" in overrides else set(early) == {-1}
 
 
 def test_a_first_forward_that_is_reused_is_seen_in_the_metrics(runs: dict[str, Path]) -> None:

@@ -185,6 +185,14 @@ def test_progress_counts_the_responses_of_each_engine(seen: Seen, kind: str) -> 
     assert sum(seen["dp2", kind, rank]["progress"][-1][1] for rank in (0, 1)) == total
 
 
+def test_responses_graded_while_others_are_sampled_get_the_same_verdicts(seen: Seen, kind: str, layout: str) -> None:
+    for rank in range(1 if layout == "one" else 2):
+        graded = seen[layout, kind, rank]["graded"]
+        assert graded["early"] == graded["afterwards"] == seen[layout, kind, 0]["graded"]["early"]
+        assert len(graded["early"]) == len(program.PROMPT_LENGTHS) * program.SAMPLED.num_samples and 0 < graded["share"] <= 1
+    assert {gold for _, gold, _ in graded["early"]} == set(map(str, program.PROMPT_LENGTHS))
+
+
 def test_impossible_requests_are_refused_in_one_sentence(seen: Seen, kind: str) -> None:
     errors = seen["one", kind, 0]["user_errors"]
     assert "rollout.tp=64" in errors["tp"]

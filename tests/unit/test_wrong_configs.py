@@ -93,6 +93,13 @@ WITHOUT_MODEL = {
         "actor.reuse_first_forward=true has no log-probs yet when algorithm.kl.where=reward needs them: "
         "set algorithm.kl.where=loss or actor.reuse_first_forward=false"
     ),
+    f"{SEPARATE} actor.tp=2 critic.tp=2 reward.while_sampling=true": (
+        "reward.while_sampling=true grades beside an engine of the same rank but rollout.placement=separate: "
+        "set reward.while_sampling=false (rollout.stream=true grades each mini-batch as it arrives)"
+    ),
+    "reward.while_sampling=true reward.name=model reward.model.path=rm": (
+        "reward.while_sampling=true would run reward.model.path=rm on the device that samples: set reward.while_sampling=false"
+    ),
     "algorithm.importance_sampling.mask_above=0.5": (
         "algorithm.importance_sampling.mask_above=0.5 must be 0 (off) or above 1: set algorithm.importance_sampling.mask_above=5"
     ),

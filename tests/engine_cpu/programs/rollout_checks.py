@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ from megatron_sppo.config.schema import RolloutConfig
 from megatron_sppo.errors import UserError, WeightMismatch
 from megatron_sppo.parallel import platform
 from megatron_sppo.ragged import Ragged
+from megatron_sppo.rewards.early import EarlyGrading
+from megatron_sppo.rewards.protocol import Sample, Verdict
+from megatron_sppo.rewards.spread import Graded, grade_rollouts, sample_from
+from megatron_sppo.rollout.engine import Finished
 from megatron_sppo.rollout.vllm_engine import VLLMEngine
 
 PROMPT_LENGTHS = (5, 17, 3, 150, 150, 40, 9, 11, 30)  # two share a prefix longer than one block of the KV cache
@@ -37,7 +41,9 @@ def make_prompts() -> Prompts:
     rows = [torch.randint(2, 260, (length,), generator=generator) for length in PROMPT_LENGTHS]
     rows[4][:140] = rows[3][:140]
     ids = tuple(f"toy:{row}" for row in range(len(rows)))
-    return Prompts(ids, ("",) * len(rows), ("",) * len(rows), ("toy",) * len(rows), Ragged.from_rows(rows, torch.int64))
+    return Prompts(
+        ids, ("",) * len(rows), tuple(map(str, PROMPT_LENGTHS)), ("toy",) * len(rows), Ragged.from_rows(rows, torch.int64)
+    )
 
 
 def decode(tokens: list[int]) -> str:
@@ -53,6 +59,28 @@ def plain(rollouts: Rollouts) -> dict[str, Any]:
         "prompt_index": rollouts.prompt_index_B,
         "texts": list(rollouts.texts),
     }
+
+
+def count_fives(samples: Sequence[Sample]) -> list[Verdict]:
+    return [Verdict(sample.response.count("5") / sample.num_tokens, sample.gold, str(sample.truncated)) for sample in samples]
+
+
+def graded_meanwhile(engine: VLLMEngine, prompts: Prompts) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same responses again, each graded as soon as it is there and all of them afterwards."""
+    early = EarlyGrading(count_fives)
+
+    def grade(found: Finished) -> None:
+        text = decode(found.tokens)
+        early.submit(found.index, sample_from(found.prompts, found.prompt, text, len(found.tokens), found.truncated))
+
+    rollouts = engine.generate(prompts, SAMPLED, decode, None, grade)
+    graded, share = early.finish()
+    afterwards = grade_rollouts(count_fives, rollouts)
+    return plain(rollouts), {"early": words(graded), "share": share, "afterwards": words(afterwards)}
+
+
+def words(graded: Graded) -> list[tuple[float, str | None, str]]:
+    return [(verdict.reward, verdict.answer, verdict.reason) for verdict in graded.verdicts]
 
 
 def mismatch(engine: VLLMEngine, weights: dict[str, torch.Tensor]) -> str:
@@ -114,7 +142,7 @@ def check(folder: Path, out: Path, tp: int, last_rank: bool) -> dict[str, Any]:
     random_state = torch.get_rng_state()
     with engine.awake():
         found["sampled"] = plain(engine.generate(prompts, SAMPLED, decode, lambda done, total: progress.append((done, total))))
-        found["again"] = plain(engine.generate(prompts, SAMPLED, decode))
+        found["again"], found["graded"] = graded_meanwhile(engine, prompts)
         found["greedy"] = plain(engine.generate(prompts, GREEDY, decode))
         found["scores"] = engine.score(prompts.tokens).values
     found["progress"] = progress

@@ -2,7 +2,7 @@
 
     python tools/bench_gpu.py                       # everything, about 20 minutes on one H100; tables into BENCHMARKS.md
     python tools/bench_gpu.py --only models steps   # a part
-    python tools/bench_gpu.py --tiny --only models  # small shapes, any device: whether the program runs
+    python tools/bench_gpu.py --tiny                # small shapes, any device: whether the program runs
 
 Weights are random, of published shapes: nothing is fetched. Each measurement is a process of its own with a time limit; one that
 fails is a row that says so, and the others go on. `--folder` keeps every result, and a part that is there is not repeated.
@@ -100,6 +100,17 @@ STEPS = {
         "rollout.quantization=fp8",
     ),
 }
+# On any device: the quickstart's model, a few short steps.
+TINY_STEPS = {
+    "tiny": (
+        "prompts_per_step=8",
+        "actor.mini_batch_size=4",
+        "critic.mini_batch_size=4",
+        "rollout.max_prompt_tokens=32",
+        "rollout.max_response_tokens=32",
+        "rollout.cpu_kv_cache_gib=0.25",
+    )
+}
 
 
 def run_child(name: str, command: list[str], result: Path) -> dict[str, Any]:
@@ -169,13 +180,14 @@ def difference(job: Job, folder: Path) -> str:
     return f"{float(gap.mean()):.4f}, {float(gap.max()):.2f}"
 
 
-def make_assets(folder: Path) -> Path:
+def make_assets(folder: Path, tiny: bool) -> Path:
     """The quickstart's task and tokenizer beside a random model of the 1.5B shape, with the task's vocabulary."""
     assets = folder / "assets"
     if not (assets / "model" / "config.json").is_file():
         command = [sys.executable, "examples/quickstart/make_assets.py", "--output", str(assets), "--seed", "1"]
         subprocess.run(command, cwd=ROOT, check=True)
-        save_large_model(assets / "model")
+        if not tiny:
+            save_large_model(assets / "model")
     return assets
 
 
@@ -218,20 +230,20 @@ def run_steps(name: str, keys: tuple[str, ...], assets: Path, folder: Path) -> d
     if "failed" in found:
         return found
     rows = [row for row in read_jsonl(run_dir / "metrics.jsonl") if row["kind"] == "train"][1:]
-    names = {key for row in rows for key in row if key.startswith(("time/", "perf/", "mismatch/"))}
+    names = {key for row in rows for key in row if key.startswith(("time/", "perf/", "mismatch/", "rollout/"))}
     medians = {key: median(row[key] for row in rows if key in row) for key in names}
     return {"run_dir": str(run_dir), **medians}
 
 
-PHASES = ("rollout", "value", "old_logprobs", "critic_update", "actor_update", "reshard")
+PHASES = ("wake", "rollout", "sleep", "value", "old_logprobs", "critic_update", "actor_update", "reshard")
 
 
-def step_table(folder: Path) -> list[str]:
+def step_table(folder: Path, tiny: bool) -> list[str]:
     seconds_of = [f"{phase}, s" for phase in PHASES]
     columns = ["run", "step, s", *seconds_of, "update MFU", "rollout tokens/s", "of bare vLLM", "peak GiB"]
     lines = header(columns)
-    assets, bare = make_assets(folder), dict[str, Any]()
-    for name, keys in STEPS.items():
+    assets, bare = make_assets(folder, tiny), dict[str, Any]()
+    for name, keys in (TINY_STEPS if tiny else STEPS).items():
         found = run_steps(name, keys, assets, folder)
         if "failed" in found:
             lines.append(f"| {name} | {found['failed']} |" + " |" * (len(columns) - 2))
@@ -240,7 +252,7 @@ def step_table(folder: Path) -> list[str]:
             result = folder / "bare_vllm.json"
             config = Path(found["run_dir"]) / "config.yaml"
             bare = run_child("bare vLLM", [sys.executable, str(TOOLS / "bench_gpu_rollout.py"), str(config), str(result)], result)
-        sampled = 32 * 8064 / found["time/rollout"]  # a random model's responses reach the limit
+        sampled = found["rollout/tokens"] / found["time/rollout"]
         share = f"{sampled / bare['tokens_per_second']:.1%}" if "failed" not in bare else bare["failed"]
         seconds = " | ".join(f"{found.get(f'time/{phase}', 0.0):.2f}" for phase in PHASES)
         mfu = found.get("perf/actor_update/mfu")
@@ -284,8 +296,8 @@ def main() -> None:
     if "models" in arguments.only:
         tiny = [replace(job, **TINY) for job in MODELS if job.recipe == "none"][:2]
         parts.append(model_table(tiny if arguments.tiny else list(MODELS), folder))
-    if "steps" in arguments.only and not arguments.tiny:
-        parts.append(step_table(folder))
+    if "steps" in arguments.only:
+        parts.append(step_table(folder, arguments.tiny))
     text = section(parts, arguments.only)
     print(text)
     if not arguments.tiny:

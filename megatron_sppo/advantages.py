@@ -27,9 +27,14 @@ def kl_in_reward(rewards_B: Tensor, logprobs: Ragged, reference: Ragged, coeffic
 
 def token_rewards(rewards_B: Tensor, kl: Ragged, coefficient: float) -> Ragged:
     """The outcome at each response's last token, less ``coefficient`` x the KL estimate at every token."""
-    rewards_N = -coefficient * kl.values
-    rewards_N[kl.starts + kl.lengths - 1] += rewards_B
-    return kl.with_values(rewards_N)
+    return kl.with_values(terminal_rewards(rewards_B, kl).values - coefficient * kl.values)
+
+
+def terminal_rewards(rewards_B: Tensor, rows: Ragged) -> Ragged:
+    """The outcome at the last token of each of ``rows``, whose values are not read, and 0 before it."""
+    rewards_N = torch.zeros_like(rows.values)
+    rewards_N[rows.starts + rows.lengths - 1] += rewards_B
+    return rows.with_values(rewards_N)
 
 
 def gae(rewards: Ragged, values: Ragged, gamma: float, lam: float) -> tuple[Ragged, Ragged]:

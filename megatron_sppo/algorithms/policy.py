@@ -94,7 +94,7 @@ class ClippedPolicy:
     def response_rewards(self, outcomes: Outcomes) -> Tensor:
         """[B] each response's reward; where the KL is in the reward, less its sum over the response."""
         kl = self.config.kl
-        if not (kl.coefficient and kl.where == "reward"):
+        if not kl.is_in_reward:
             return outcomes.rewards_B
         old, reference = outcomes.old_logprobs, outcomes.reference_logprobs
         return advantages.kl_in_reward(outcomes.rewards_B, old, reference, kl.coefficient, kl.estimator)
@@ -102,8 +102,8 @@ class ClippedPolicy:
     def token_rewards(self, outcomes: Outcomes) -> Ragged:
         """[B] a reward per token: the outcome at the last one; where the KL is in the reward, less its estimate at each."""
         kl, old = self.config.kl, outcomes.old_logprobs
-        if not (kl.coefficient and kl.where == "reward"):  # then the log-probs may not be known yet: actor.reuse_first_forward
-            return advantages.token_rewards(outcomes.rewards_B, old.with_values(torch.zeros_like(old.values)), 0.0)
+        if not kl.is_in_reward:  # then the log-probs may not be known yet: actor.reuse_first_forward
+            return advantages.terminal_rewards(outcomes.rewards_B, old)
         kl_N = kl_penalty(old.values, outcomes.reference_logprobs.values, kl.estimator)
         return advantages.token_rewards(outcomes.rewards_B, old.with_values(kl_N), kl.coefficient)
 

@@ -77,7 +77,7 @@ def _check_reuse(config: Config) -> None:
         "set actor.epochs=1 or actor.reuse_first_forward=false",
     )
     require(
-        not (kl.coefficient and kl.where == "reward"),
+        not kl.is_in_reward,
         "actor.reuse_first_forward=true has no log-probs yet when algorithm.kl.where=reward needs them: "
         "set algorithm.kl.where=loss or actor.reuse_first_forward=false",
     )

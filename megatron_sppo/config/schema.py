@@ -90,6 +90,10 @@ class KLConfig:
         "k3", "k1 = -log r, k2 = (log r)^2 / 2, k3 = r - 1 - log r (r = reference/policy)"
     )
 
+    @property
+    def is_in_reward(self) -> bool:
+        return self.coefficient != 0 and self.where == "reward"
+
 
 @dataclass(frozen=True)
 class ImportanceSamplingConfig:

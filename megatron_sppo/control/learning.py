@@ -131,8 +131,7 @@ _PARTS = ("policy", "critic", "policy_optimizer", "critic_optimizer")
 
 def terminal_rewards(trajectories: Trajectories) -> Ragged:
     """[N] 0 at every step but a trajectory's last, which has its outcome."""
-    nothing = trajectories.dense.with_values(torch.zeros_like(trajectories.dense.values))
-    return advantages.token_rewards(trajectories.successes_B, nothing, coefficient=0.0)
+    return advantages.terminal_rewards(trajectories.successes_B, trajectories.dense)
 
 
 def _steps_of(rows: Ragged, chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -92,21 +92,18 @@ class Target:
     @classmethod
     def of(cls, name: str, part: float, methods: Sequence[Seeds], reference: Seeds) -> Target:
         """Seeds may differ in what can be reached (own task, own warm start): each is held to that seed of the reference."""
-        mean = reference.band.mean if reference.band else reference.curves[0]
-        score = _part_of(mean, part)
-        aims = {run.seed: _part_of(curve, part) for run, curve in zip(reference.runs, reference.curves, strict=True)}
-        pairs = {method.label: list(zip(method.runs, method.curves, strict=True)) for method in methods}
-        places = {
-            (label, run.seed): curve.first_point_at(aims.get(run.seed, score))
-            for label, rows in pairs.items()
-            for run, curve in rows
-        }
+        assert reference.band is not None, "reaches() chooses one that has a mean"
+        score = _part_of(reference.band.mean, part)
+        own = {run.seed: curve for run, curve in zip(reference.runs, reference.curves, strict=True)}
+        aims = {seed: _part_of(curve, part) for seed, curve in own.items()}
+        base = {seed: curve.first_point_at(aims[seed]) for seed, curve in own.items()}
         first = [None if method.band is None else method.band.mean.first_at(score) for method in methods]
-        by_seed = [tuple(places[label, run.seed] for run, _ in rows) for label, rows in pairs.items()]
-        ratios = [
-            tuple(_ratio(places.get((reference.label, run.seed)), places[label, run.seed]) for run, _ in rows)
-            for label, rows in pairs.items()
-        ]
+        by_seed, ratios = [], []
+        for method in methods:
+            seeds = [run.seed for run in method.runs]
+            found = [c.first_point_at(aims.get(seed, score)) for seed, c in zip(seeds, method.curves, strict=True)]
+            by_seed.append(tuple(found))
+            ratios.append(tuple(_ratio(base.get(seed), place) for seed, place in zip(seeds, found, strict=True)))
         return cls(name, score, tuple(first), tuple(by_seed), tuple(ratios))
 
 

@@ -290,7 +290,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.tiny and not torch.cuda.is_available():
         sys.exit("bench_gpu: error: no CUDA device here; --tiny tries the program on any")
-    folder: Path = arguments.folder.resolve()
+    # Apart, so that a small model is never taken for a large one's.
+    folder: Path = (arguments.folder / "tiny" if arguments.tiny else arguments.folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     if "models" in arguments.only:

@@ -191,7 +191,7 @@ def build(prepared: Prepared, job: Job) -> Parts:
             prepared.reward,
             config.prompts_per_step,
             config.algorithm.dynamic_sampling_rounds,
-            prepared.tokenizer.decode if config.reward.while_sampling else None,
+            config.reward.while_sampling,
         ),
         sync=sync,
         prompts=prepared.prompts,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -21,8 +20,9 @@ from megatron_sppo.ragged import Ragged
 from megatron_sppo.rewards.early import EarlyGrading
 from megatron_sppo.rewards.protocol import Reward
 from megatron_sppo.rewards.spread import Graded, grade_rollouts, sample_from
-from megatron_sppo.rollout.engine import Decode, Finished, OnProgress
-from megatron_sppo.rollout.sampler import InTurn
+from megatron_sppo.rollout.engine import OnFinished, OnProgress
+from megatron_sppo.rollout.orders import Answer
+from megatron_sppo.rollout.sampler import InTurn, Sampled
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Collector:
         reward: Reward,
         prompts_per_step: int,
         rounds: int,
-        decode: Decode | None = None,
+        while_sampling: bool = False,
     ) -> None:
-        """``decode``: grade a response as soon as it is there, in its words; None: when all are."""
+        """``while_sampling``: grade a response as soon as it is there, not when all are."""
         self._sampler, self._plan, self._reward = sampler, plan, reward
-        self._num_prompts, self._rounds, self._decode = prompts_per_step, rounds, decode
+        self._num_prompts, self._rounds, self._while_sampling = prompts_per_step, rounds, while_sampling
 
     def collect(self, step: int, clock: StepClock, on_progress: OnProgress | None) -> Experience:
         """Collective."""
@@ -77,21 +77,16 @@ class Collector:
         return self._best(rounds, plan)
 
     def _sample(self, step: int, plan: SamplingPlan, clock: StepClock, on_progress: OnProgress | None) -> _Round:
-        if self._decode is None:
+        if not self._while_sampling:
             sampled = self._sampler.take(step, clock, on_progress)
             with clock.phase("reward"):
                 graded = grade_rollouts(self._reward, sampled.rollouts)
-            return _set_apart(sampled.drawn, sampled.rollouts, graded, plan, sampled.policy_step)
-        early, decode = EarlyGrading(self._reward), self._decode
-
-        def grade(found: Finished) -> None:
-            text, num_tokens = decode(found.tokens), len(found.tokens)
-            early.submit(found.index, sample_from(found.prompts, found.prompt, text, num_tokens, found.truncated))
-
-        sampled = self._sampler.take(step, clock, on_progress, grade)
+            return _set_apart(sampled, graded, plan, {})
+        early = EarlyGrading(self._reward)
+        sampled = self._sampler.take(step, clock, on_progress, hands_over_to(early, plan))
         with clock.phase("reward"):
             graded, share = early.finish()
-        return _set_apart(sampled.drawn, sampled.rollouts, graded, plan, sampled.policy_step, {"perf/reward_graded_early": share})
+        return _set_apart(sampled, graded, plan, {"perf/reward_graded_early": share})
 
     def _informative(self, rounds: list[_Round], plan: SamplingPlan) -> Tensor:
         """[P of all rounds] whether a prompt's responses differ in reward."""
@@ -114,14 +109,16 @@ class Collector:
         return _experience(joined, joined.rollouts.select(rows), counts, rows)
 
 
-def _set_apart(
-    drawn: Drawn,
-    rollouts: Rollouts,
-    graded: Graded,
-    plan: SamplingPlan,
-    policy_step: int,
-    metrics: Mapping[str, float] = MappingProxyType({}),
-) -> _Round:
+def hands_over_to(early: EarlyGrading, plan: SamplingPlan) -> OnFinished:
+    def hand_over(prompts: Prompts, answer: Answer) -> None:
+        prompt = answer.index // plan.responses_per_prompt
+        early.submit(answer.index, sample_from(prompts, prompt, answer.text, len(answer.tokens), answer.is_truncated))
+
+    return hand_over
+
+
+def _set_apart(sampled: Sampled, graded: Graded, plan: SamplingPlan, metrics: Mapping[str, float]) -> _Round:
+    drawn, rollouts, policy_step = sampled.drawn, sampled.rollouts, sampled.policy_step
     per_prompt, num_tokens = plan.responses_per_prompt, int(rollouts.response_tokens.lengths.sum())
     if not plan.greedy_baseline:
         return _Round(drawn, rollouts, graded, torch.empty(0), num_tokens, policy_step, metrics)

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from megatron_sppo.batch import Prompts, Rollouts, SamplingPlan
 from megatron_sppo.ragged import Ragged
+from megatron_sppo.rollout.orders import Answer
 
 HFTensors = Iterable[tuple[str, Tensor]]  # (HF name, full tensor); the same stream on every rank
 Decode = Callable[[list[int]], str]
 OnProgress = Callable[[int, int], None]  # (finished, total) responses of this rank's engine
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A response, as soon as it is there: known to one rank of the engine that sampled it."""
-
-    prompts: Prompts
-    prompt: int  # its index
-    index: int  # of the response, as in Rollouts
-    tokens: list[int]
-    truncated: bool
-
-
-OnFinished = Callable[[Finished], None]
+OnFinished = Callable[[Prompts, Answer], None]  # a response as soon as it is there, on one rank of the engine that sampled it
 
 
 class RolloutEngine(Protocol):

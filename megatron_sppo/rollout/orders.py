@@ -58,7 +58,7 @@ def read_rollouts_result(parcel: Parcel, prompts: Prompts, responses_per_prompt:
 
 @dataclass(frozen=True)
 class Answer:
-    """One response on its way from an engine, as bytes: a line of JSON, then tokens and log-probs."""
+    """One response of an engine. As bytes, on its way to other ranks: a line of JSON, then tokens and log-probs."""
 
     index: int  # of the response in its step
     tokens: Sequence[int]

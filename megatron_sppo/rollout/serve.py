@@ -15,7 +15,7 @@ from megatron_sppo.parallel.mailbox import Mailbox
 from megatron_sppo.parallel.parcel import Parcel, receive_parcel, send_parcel
 from megatron_sppo.ragged import Ragged
 from megatron_sppo.rollout.engine import Decode
-from megatron_sppo.rollout.orders import Answer, read_sampling_order, rollouts_result
+from megatron_sppo.rollout.orders import read_sampling_order, rollouts_result
 from megatron_sppo.rollout.vllm_engine import VLLMEngine
 
 Push = Callable[[int], object]  # joins the push of a step
@@ -54,10 +54,8 @@ class _Server:
         started = time.perf_counter()
         assert self._job.store is not None, "a job in two parts has one"
         mailbox = Mailbox(self._job.store, order.note["mailbox"])
-        for index, found in self._engine.stream(*read_sampling_order(order)):
-            text = self._decode(list(found.token_ids))
-            is_truncated = found.finish_reason == "length"
-            mailbox.put(Answer(index, found.token_ids, found.logprobs.logprobs, is_truncated, text).to_bytes())
+        for answer in self._engine.stream(*read_sampling_order(order), self._decode):
+            mailbox.put(answer.to_bytes())
         dist.barrier(group=platform.host_group())
         self._reply(Parcel({"seconds": time.perf_counter() - started}))
 

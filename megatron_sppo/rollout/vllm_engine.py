@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,9 @@ from megatron_sppo.models.hf_config import read_hf_config
 from megatron_sppo.parallel import platform
 from megatron_sppo.ragged import Ragged
 from megatron_sppo.rollout.dispatch import deal_prompts, response_seed
-from megatron_sppo.rollout.engine import Decode, Finished, HFTensors, OnFinished, OnProgress
+from megatron_sppo.rollout.engine import Decode, HFTensors, OnFinished, OnProgress
 from megatron_sppo.rollout.exchange import exchange_rows
+from megatron_sppo.rollout.orders import Answer
 from megatron_sppo.rollout.vllm_options import (
     WEIGHT_TRANSFER_BACKEND,
     configure_environment,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
 
     from megatron_sppo.rollout.live_weights import LiveWeights, OnLanded
+
+    _Share = tuple[list[int], list[list[int]], list[SamplingParams]]  # response indices, prompts, how to sample
 
 
 @contextmanager
@@ -141,43 +144,38 @@ class VLLMEngine:
         on_finished: OnFinished | None = None,
     ) -> Rollouts:
         """See the protocol. Tokens end with the stop token unless truncated; a greedy token's log-prob is at temperature 1."""
-        if on_finished is not None:
-            answers = self._hand_over(prompts, plan, on_progress, on_finished)
-            return _gather_rollouts(prompts, plan, answers, decode)
-        indices, token_rows, params = self._share(prompts, plan)
-        outputs = self._run(token_rows, params, on_progress)
-        answers = {index: output.outputs[0] for index, output in zip(indices, outputs, strict=True)}
-        return _gather_rollouts(prompts, plan, answers if self._speaks else {}, decode)
-
-    def _hand_over(
-        self, prompts: Prompts, plan: SamplingPlan, on_progress: OnProgress | None, on_finished: OnFinished
-    ) -> dict[int, CompletionOutput]:
-        """Response index -> vLLM's answer, of those that this rank reports; ``on_finished`` has heard of each."""
-        answers: dict[int, CompletionOutput] = {}
-        total = len(self._share(prompts, plan)[0])
-        for index, answer in self.stream(prompts, plan):
-            answers[index] = answer
-            prompt, truncated = index // plan.responses_per_prompt, answer.finish_reason == "length"
-            on_finished(Finished(prompts, prompt, index, list(answer.token_ids), truncated))
+        share = indices, token_rows, params = self._share(prompts, plan)
+        if on_finished is None:
+            outputs = self._run(token_rows, params, on_progress)
+            finished = zip(indices, (output.outputs[0] for output in outputs), strict=True)
+            answers = [_answer(index, output, decode) for index, output in finished] if self._speaks else []
+            return _gather_rollouts(prompts, plan, answers)
+        answers = []
+        for answer in self._in_steps(share, decode):
+            answers.append(answer)
+            on_finished(prompts, answer)
             if on_progress:
-                on_progress(len(answers), total)
-        return answers
+                on_progress(len(answers), len(indices))
+        return _gather_rollouts(prompts, plan, answers)
 
-    def stream(self, prompts: Prompts, plan: SamplingPlan) -> Iterator[tuple[int, CompletionOutput]]:
-        """(response index, vLLM's answer) as responses finish, of this rank's engine alone; on its first rank, none elsewhere."""
-        indices, token_rows, params = self._share(prompts, plan)
+    def stream(self, prompts: Prompts, plan: SamplingPlan, decode: Decode) -> Iterator[Answer]:
+        """Responses as they finish, of this rank's engine alone; on its first rank, none elsewhere."""
+        return self._in_steps(self._share(prompts, plan), decode)
+
+    def _in_steps(self, share: _Share, decode: Decode) -> Iterator[Answer]:
+        indices, token_rows, params = share
         self._refuse_if_lost()
         self._forget_prefixes()
         finished = self._internals.run_in_steps(self.llm, token_rows, params)
         while True:
             with _own_random_state():
-                request, answer = next(finished, (-1, None))
-            if answer is None:
+                request, output = next(finished, (-1, None))
+            if output is None:
                 return
             if self._speaks:
-                yield indices[request], answer
+                yield _answer(indices[request], output, decode)
 
-    def _share(self, prompts: Prompts, plan: SamplingPlan) -> tuple[list[int], list[list[int]], list[SamplingParams]]:
+    def _share(self, prompts: Prompts, plan: SamplingPlan) -> _Share:
         """What this rank's engine is asked: response indices, prompts, how to sample."""
         if plan.max_response_tokens > self._config.max_response_tokens:
             raise UserError(
@@ -306,14 +304,19 @@ class VLLMEngine:
         return outputs
 
 
-def _gather_rollouts(prompts: Prompts, plan: SamplingPlan, answers: dict[int, CompletionOutput], decode: Decode) -> Rollouts:
-    """Each rank's ``answers`` (response index -> vLLM's output) become the global rollouts. Collective over the world."""
+def _answer(index: int, output: CompletionOutput, decode: Decode) -> Answer:
+    tokens = list(output.token_ids)
+    return Answer(index, tokens, output.logprobs.logprobs, output.finish_reason == "length", decode(tokens))
+
+
+def _gather_rollouts(prompts: Prompts, plan: SamplingPlan, answers: Sequence[Answer]) -> Rollouts:
+    """Each rank's ``answers`` become the global rollouts. Collective over the world."""
     num_responses = len(prompts) * plan.responses_per_prompt
-    tokens = {i: torch.tensor(answer.token_ids, dtype=torch.int64) for i, answer in answers.items()}
-    logprobs = {i: torch.tensor(answer.logprobs.logprobs, dtype=torch.float32) for i, answer in answers.items()}
-    assert all(len(tokens[i]) == len(logprobs[i]) for i in answers), "one log-prob per token"
-    truncated = {i: torch.tensor([answer.finish_reason == "length"], dtype=torch.uint8) for i, answer in answers.items()}
-    texts = {i: torch.tensor(list(decode(row.tolist()).encode()), dtype=torch.uint8) for i, row in tokens.items()}
+    assert all(len(answer.tokens) == len(answer.logprobs) for answer in answers), "one log-prob per token"
+    tokens = {answer.index: torch.tensor(answer.tokens, dtype=torch.int64) for answer in answers}
+    logprobs = {answer.index: torch.tensor(answer.logprobs, dtype=torch.float32) for answer in answers}
+    truncated = {answer.index: torch.tensor([answer.is_truncated], dtype=torch.uint8) for answer in answers}
+    texts = {answer.index: torch.tensor(list(answer.text.encode()), dtype=torch.uint8) for answer in answers}
     return Rollouts(
         prompts=prompts,
         prompt_index_B=torch.arange(len(prompts)).repeat_interleave(plan.responses_per_prompt),

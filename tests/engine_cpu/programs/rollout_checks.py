@@ -20,12 +20,12 @@ from safetensors.torch import load_file
 from megatron_sppo.batch import Prompts, Rollouts, SamplingPlan
 from megatron_sppo.config.schema import RolloutConfig
 from megatron_sppo.errors import UserError, WeightMismatch
+from megatron_sppo.experience import hands_over_to
 from megatron_sppo.parallel import platform
 from megatron_sppo.ragged import Ragged
 from megatron_sppo.rewards.early import EarlyGrading
 from megatron_sppo.rewards.protocol import Sample, Verdict
-from megatron_sppo.rewards.spread import Graded, grade_rollouts, sample_from
-from megatron_sppo.rollout.engine import Finished
+from megatron_sppo.rewards.spread import Graded, grade_rollouts
 from megatron_sppo.rollout.vllm_engine import VLLMEngine
 
 PROMPT_LENGTHS = (5, 17, 3, 150, 150, 40, 9, 11, 30)  # two share a prefix longer than one block of the KV cache
@@ -68,12 +68,7 @@ def count_fives(samples: Sequence[Sample]) -> list[Verdict]:
 def graded_meanwhile(engine: VLLMEngine, prompts: Prompts) -> tuple[dict[str, Any], dict[str, Any]]:
     """The same responses again, each graded as soon as it is there and all of them afterwards."""
     early = EarlyGrading(count_fives)
-
-    def grade(found: Finished) -> None:
-        text = decode(found.tokens)
-        early.submit(found.index, sample_from(found.prompts, found.prompt, text, len(found.tokens), found.truncated))
-
-    rollouts = engine.generate(prompts, SAMPLED, decode, None, grade)
+    rollouts = engine.generate(prompts, SAMPLED, decode, None, hands_over_to(early, SAMPLED))
     graded, share = early.finish()
     afterwards = grade_rollouts(count_fives, rollouts)
     return plain(rollouts), {"early": words(graded), "share": share, "afterwards": words(afterwards)}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -42,6 +45,12 @@ def run_torchrun(
     endpoint = ["--nnodes", "1", "--master-addr", "127.0.0.1", "--master-port", str(free_port())]
     command = [sys.executable, "-m", "torch.distributed.run", *endpoint, "--nproc-per-node", str(nproc), *target, *map(str, args)]
     return run_in_group(command, env=env, timeout=timeout)
+
+
+def printed_results(output: str) -> Iterator[dict[str, Any]]:
+    """What a program printed as ``RESULT {...}``, wherever in a line: another rank's unfinished line may come before it."""
+    for found in re.finditer(r"RESULT (?=\{)", output):
+        yield json.JSONDecoder().raw_decode(output, found.end())[0]
 
 
 def run_in_group(command: Sequence[str], env: Mapping[str, str] | None = None, timeout: float = 120.0) -> str:

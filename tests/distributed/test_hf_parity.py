@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.launch import printed_results
+
 PROGRAM = Path(__file__).parent / "programs" / "hf_parity.py"
 LAYOUTS = {"tp1": [], "tp2": ["actor.tp=2"], "pp2": ["actor.pp=2"], "cp2": ["actor.cp=2"]}
 KINDS = ["qwen2", "qwen2_tied_odd_vocab", "qwen2_28h4kv", "qwen2_12h2kv", "qwen3_wide_heads", "qwen3_tied"]
@@ -32,8 +34,7 @@ def results(
     file = tmp_path_factory.mktemp("hf_parity") / "cases.json"
     file.write_text(json.dumps({name: case for name, case in cases.items() if name in selected_cases}))
     output = torchrun(PROGRAM, 2, args=[file], timeout=240)
-    lines = [json.loads(line.removeprefix("RESULT ")) for line in output.splitlines() if line.startswith("RESULT ")]
-    return {line["case"]: line for line in lines}
+    return {line["case"]: line for line in printed_results(output)}
 
 
 @pytest.mark.parametrize("case", [*CASES, CHUNKED])

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from tests.launch import printed_results
+
 PROGRAM = Path(__file__).parent / "programs" / "step_parity.py"
 
 TP2, PP2 = ["actor.tp=2"], ["actor.pp=2"]
@@ -164,8 +166,7 @@ def results(
         file = folder / f"cases_{num_ranks}.json"
         file.write_text(json.dumps(cases))
         output = torchrun(PROGRAM, num_ranks, args=[file], timeout=600)
-        lines = [json.loads(line.removeprefix("RESULT ")) for line in output.splitlines() if line.startswith("RESULT ")]
-        found |= {line["case"]: line for line in lines}
+        found |= {line["case"]: line for line in printed_results(output)}
     return found
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.launch import printed_results
 
 PROGRAM = Path(__file__).parent / "programs" / "models.py"
 BF16_LIMIT, FP8_LIMIT = 0.02, 0.15  # mean |difference| of a log-prob
@@ -18,8 +19,7 @@ RECIPES = ("delayed", "tensorwise", "blockwise")
 def results(torchrun: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the program measured, one line per subject."""
     output = torchrun(PROGRAM, 1, args=[tmp_path_factory.mktemp("models")], timeout=480)
-    lines = [json.loads(line.removeprefix("RESULT ")) for line in output.splitlines() if line.startswith("RESULT ")]
-    return {line["subject"]: line for line in lines}
+    return {line["subject"]: line for line in printed_results(output)}
 
 
 def test_bf16_agrees_with_hf(results: dict[str, Any]) -> None:

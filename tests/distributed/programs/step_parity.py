@@ -133,7 +133,8 @@ def run_actor(hf: HFModelConfig, config: Config, groups: ModelGroups, want: Trai
     actor.remember_reference()
     logprobs = actor.logprobs(problem.prompts, problem.responses)
     again = actor.logprobs(problem.prompts, problem.responses)
-    before = actor.old_logprobs(problem.prompts, problem.responses, num_reused(config.actor, len(problem.responses)))
+    reused = num_reused(config.actor, len(problem.responses))
+    before = actor.old_logprobs(problem.prompts, problem.responses, reused) if reused else logprobs
     old, at_engine, reference = (
         shifted(base, shift)
         for base, shift in (

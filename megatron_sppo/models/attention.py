@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from megatron_sppo.models.context_parallel import gather_keys_and_values
+from megatron_sppo.models.rotary import RotatedRow
 
 MAX_PADDING = 1.25  # longest / shortest sequence of one attention group
 
@@ -45,8 +45,8 @@ class AttentionGroup:
 
 
 @dataclass
-class PackedRow(PackedSeqParams):
-    """Megatron's description of a packed row plus our attention groups."""
+class PackedRow(RotatedRow):
+    """Megatron's description of a packed row, its rotation and our attention groups."""
 
     groups: tuple[AttentionGroup, ...] = ()
 

@@ -30,6 +30,7 @@ from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.models.offload import Mirror, Residency, Storages, storages_of
 from megatron_sppo.models.optimizer import build_optimizer, build_scheduler, optimizer_tensors, wrap_ddp
 from megatron_sppo.models.packing import PackedSequences, RowLayout
+from megatron_sppo.models.rotary import Rotation
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.collectives import gather_objects
 from megatron_sppo.parallel.groups import ModelGroups
@@ -157,7 +158,7 @@ class MegatronEngine:
         extra = {"p2p_communicator": P2PCommunicator(self.groups.pg.pp, self.model.config)} if pipeline else {}
         with self.groups.active():
             results = schedule(
-                forward_step_func=partial(_forward_step, loss=loss),
+                forward_step_func=partial(self._forward_step, loss=loss),
                 data_iterator=iter(batches),
                 model=self.ddp,
                 num_microbatches=len(batches),
@@ -168,6 +169,15 @@ class MegatronEngine:
                 **extra,
             )
         return list(results)
+
+    def _forward_step(
+        self, batches: Iterator[MicroBatch], model: torch.nn.Module, loss: Callable[..., Any]
+    ) -> tuple[Tensor, Callable[..., Any]]:
+        batch = next(batches)
+        packed, dtype = batch.packed, platform.resolve_dtype(self.config.dtype)
+        packed.row.rotation = Rotation.at(packed.positions_T, self.hf.rope_theta, self.hf.head_dim, dtype)
+        output = model(packed.tokens_T[None], packed.positions_T[None], None, packed_seq_params=packed.row)
+        return output, partial(loss, batch=batch)
 
     @contextmanager
     def swapped_parameters(self, parameters: Sequence[Tensor]) -> Iterator[None]:
@@ -184,15 +194,6 @@ def _copy_into(model: GPTModel, tensors: Sequence[Tensor]) -> None:
     with torch.no_grad():
         for param, tensor in zip(model.parameters(), tensors, strict=True):
             param.copy_(tensor)
-
-
-def _forward_step(
-    batches: Iterator[MicroBatch], model: torch.nn.Module, loss: Callable[..., Any]
-) -> tuple[Tensor, Callable[..., Any]]:
-    batch = next(batches)
-    packed = batch.packed
-    output = model(packed.tokens_T[None], packed.positions_T[None], None, packed_seq_params=packed.row)
-    return output, partial(loss, batch=batch)
 
 
 def _finalize(

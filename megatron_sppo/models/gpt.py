@@ -19,6 +19,7 @@ from megatron_sppo.errors import UserError
 from megatron_sppo.models.attention import LocalRMSNorm, PackedAttention
 from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.models.logprobs import install_lm_head
+from megatron_sppo.models.rotary import with_rotation
 from megatron_sppo.models.value_head import ValueHead
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.groups import ModelGroups
@@ -32,7 +33,10 @@ def padded_vocab_size(vocab_size: int, tp: int) -> int:
 
 
 def transformer_config(hf: HFModelConfig, config: ModelConfig) -> TransformerConfig:
-    """Megatron's config of this model. Fusions that break log-prob parity on R1-Distill-Qwen (rope, bias-activation) stay off."""
+    """Megatron's config of this model. Fusions that break log-prob parity on R1-Distill-Qwen (rope, bias-activation) stay off.
+
+    The rotary embedding is ours (:mod:`megatron_sppo.models.rotary`): Megatron's fused and unfused ones never run.
+    """
     dtype = platform.resolve_dtype(config.dtype)
     recompute: dict[str, object] = {
         "none": {},
@@ -105,10 +109,13 @@ def check_layers(name: str, config: ModelConfig) -> None:
 def layer_spec(config: TransformerConfig, pp_rank: int) -> ModuleSpec | TransformerBlockSubmodules:
     """Transformer Engine's layers where it and a GPU exist, Megatron's local layers with our packed attention elsewhere."""
     if platform.has_transformer_engine():
-        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
+        spec = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
+        attention = spec.submodules.self_attention.submodules
+        attention.core_attention = with_rotation(attention.core_attention)
+        return spec
     spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=config.qk_layernorm)
     layer, attention = spec.submodules, spec.submodules.self_attention.submodules
-    attention.core_attention = PackedAttention
+    attention.core_attention = with_rotation(PackedAttention)
     layer.input_layernorm = layer.pre_mlp_layernorm = LocalRMSNorm
     if config.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = LocalRMSNorm
@@ -143,8 +150,7 @@ def build_gpt(hf: HFModelConfig, config: ModelConfig, groups: ModelGroups, head:
             post_process=groups.is_last_stage,
             parallel_output=True,
             share_embeddings_and_output_weights=hf.tied_embeddings and head == "lm",
-            position_embedding_type="rope",
-            rotary_base=hf.rope_theta,  # type: ignore[arg-type]
+            position_embedding_type="none",  # the core attention rotates
             pg_collection=groups.pg,
         )
         if model.post_process and head == "lm":

@@ -57,7 +57,9 @@ class ModelConfig:
         16384,
         "token budget of one packed micro-batch per data-parallel replica, shared by its cp ranks; longer sequences are alone",
     )
-    logprob_chunk_tokens: int = knob(1024, "tokens whose logits exist at once (memory = 2 x chunk x vocab/TP x 4 bytes)")
+    logprob_chunk_tokens: int = knob(
+        1024, "tokens whose logits exist at once (memory = chunk x vocab/TP x 2 bytes; in fp32 on a CPU x 8)"
+    )
     mini_batch_size: int = knob(0, "responses per optimizer step over all ranks; 0 = the whole rollout batch")
     optimizer: OptimizerConfig = section(OptimizerConfig, "AdamW and its schedule")
 

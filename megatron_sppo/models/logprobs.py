@@ -1,22 +1,37 @@
 """Log-probs and entropy straight from hidden states: vocab-parallel and chunked over tokens.
 
-The fp32 logits of a micro-batch never exist: at most two buffers of ``chunk`` tokens x vocab/TP columns (logits and
-probabilities) are alive at once, in the forward and again (recomputed) in the backward. Padding rows of the vocabulary
-are cut off, so probabilities are over the real vocabulary exactly.
+The logits of a micro-batch never exist: those of ``chunk`` tokens x vocab/TP columns do, in the forward and again (recomputed) in
+the backward. Padding rows of the vocabulary are cut off, so probabilities are over the real vocabulary exactly.
 
 With logits x = W h / temperature, log Z = logsumexp(x) and p = exp(x - log Z):
     logprob(y) = x_y - log Z                       d logprob / dx = onehot(y) - p
     H          = log Z - sum(p x)                  d H / dx       = -p (x - log Z + H)
+
+What is asked of a chunk of logits is two functions: in plain PyTorch (:mod:`megatron_sppo.models.logit_math`), or on a GPU as
+kernels that read each logit once (:mod:`megatron_sppo.models.logit_kernels`). The gradient of the output matrix is summed in
+fp32, chunk by chunk, where Megatron sums it over micro-batches.
 """
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core.tensor_parallel import ColumnParallelLinear, gather_from_sequence_parallel_region
 from torch import Tensor
+
+from megatron_sppo.models import logit_math
+
+
+def _passes(logits: Tensor) -> ModuleType:
+    """Where :func:`logit_math.statistics` and :func:`logit_math.gradient` of these logits are."""
+    if not logits.is_cuda:
+        return logit_math
+    from megatron_sppo.models import logit_kernels
+
+    return logit_kernels
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
@@ -30,68 +45,72 @@ class _ChunkedLogprobs(torch.autograd.Function):
         chunk: int,
         first: int,
         group: dist.ProcessGroup,
+        main_grad: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        num_tokens, num_rows = hidden.shape[0], weight.shape[0]
-        log_z = hidden.new_empty(num_tokens, dtype=torch.float32)
+        log_z = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
         logprobs, entropy = torch.empty_like(log_z), torch.empty_like(log_z)
-        for begin in range(0, num_tokens, chunk):
-            part = slice(begin, min(begin + chunk, num_tokens))
-            logits = _logits(hidden[part], weight, temperature)
-            top = logits.amax(-1) if num_rows else logits.new_full((logits.shape[0],), -torch.inf)
-            if group.size() > 1:
-                dist.all_reduce(top, op=dist.ReduceOp.MAX, group=group)
-            logits.sub_(top[:, None])
-            local, mine = _local_labels(labels[part], first, num_rows)
-            picked = logits.gather(1, local[:, None])[:, 0] * mine if num_rows else torch.zeros_like(top)
-            p = logits.exp()
-            sums = torch.stack([p.sum(-1), picked, logits.mul_(p).sum(-1)])
-            if group.size() > 1:
-                dist.all_reduce(sums, group=group)
-            log_sum = sums[0].log()
+        labels = _local(labels, first, weight.shape[0])
+        for begin in range(0, hidden.shape[0], chunk):
+            part = slice(begin, begin + chunk)
+            logits = hidden[part] @ weight.t()
+            top, total, weighted, picked = _over_ranks(
+                _passes(logits).statistics(logits, labels[part], temperature), labels[part], group
+            )
+            log_sum = total.log()
             log_z[part] = log_sum + top
-            logprobs[part] = sums[1] - log_sum
-            entropy[part] = log_sum - sums[2] / sums[0]
+            logprobs[part] = picked - log_sum
+            entropy[part] = log_sum - weighted / total
         ctx.save_for_backward(hidden, weight, labels, log_z, entropy)
-        ctx.call = (temperature, chunk, first, group)
+        ctx.call = (temperature, chunk, group, main_grad)
         return logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden, weight, labels, log_z, entropy = ctx.saved_tensors
-        temperature, chunk, first, group = ctx.call
+        temperature, chunk, group, main_grad = ctx.call
         d_hidden = torch.zeros_like(hidden)
-        d_weight = torch.zeros_like(weight, dtype=torch.float32)
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if main_grad is None else main_grad
         for begin in range(0, hidden.shape[0], chunk):
-            part = slice(begin, min(begin + chunk, hidden.shape[0]))
-            d_logits = _logits(hidden[part], weight, temperature).sub_(log_z[part, None])
-            p = d_logits.exp()
-            if grad_entropy is None:
-                d_logits.zero_()
-            else:
-                d_logits.add_(entropy[part, None]).mul_(p).mul_(-grad_entropy[part, None])
-            if grad_logprobs is not None:
-                d_logits.sub_(p.mul_(grad_logprobs[part, None]))
-                local, mine = _local_labels(labels[part], first, weight.shape[0])
-                if weight.shape[0]:
-                    d_logits.scatter_add_(1, local[:, None], (grad_logprobs[part] * mine)[:, None])
-            d_logits = d_logits.div_(temperature).to(hidden.dtype)
+            part = slice(begin, begin + chunk)
+            grads = (None if grad is None else grad[part] for grad in (grad_logprobs, grad_entropy))
+            logits = hidden[part] @ weight.t()
+            d_logits = _passes(logits).gradient(logits, labels[part], log_z[part], entropy[part], *grads, temperature)
             d_hidden[part] = d_logits @ weight
-            d_weight += (d_logits.t() @ hidden[part]).float()
+            _add_product(d_weight, d_logits.t(), hidden[part])
         if group.size() > 1:
             dist.all_reduce(d_hidden, group=group)
-        return d_hidden, d_weight.to(weight.dtype), None, None, None, None, None
+        return d_hidden, d_weight.to(weight.dtype) if main_grad is None else None, None, None, None, None, None, None
 
 
-def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """[tokens, rows] fp32"""
-    return (hidden @ weight.t()).float().div_(temperature)
-
-
-def _local_labels(labels: Tensor, first: int, num_rows: int) -> tuple[Tensor, Tensor]:
-    """Row of each label in this rank's shard (clamped) and whether it really is there."""
+def _local(labels: Tensor, first: int, num_rows: int) -> Tensor:
+    """Row of each label in this rank's shard, -1 where it is not there."""
     local = labels - first
-    return local.clamp(0, max(num_rows - 1, 0)), (local >= 0) & (local < num_rows)
+    return torch.where((local >= 0) & (local < num_rows), local, -1)
+
+
+def _over_ranks(statistics_4n: Tensor, labels_n: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """This rank's :func:`logit_math.statistics` -> those of all columns, with the label's x below the maximum."""
+    top, total, weighted, picked = statistics_4n
+    if group.size() == 1:
+        return torch.stack([top, total, weighted, picked - top])
+    highest = top.clone()
+    dist.all_reduce(highest, op=dist.ReduceOp.MAX, group=group)
+    step = top - highest
+    scale = step.exp()
+    sums = torch.stack([total * scale, (weighted + step * total) * scale, torch.where(labels_n >= 0, picked - highest, 0.0)])
+    dist.all_reduce(sums, group=group)
+    return torch.stack([highest, *sums])
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a b, without a product in memory where there is a kernel for it."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    elif total.is_cuda:
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+    else:
+        total.add_(a @ b)
 
 
 class LMHead(ColumnParallelLinear):
@@ -112,12 +131,18 @@ class LMHead(ColumnParallelLinear):
         return input_, None
 
     def logprobs(self, hidden_R: Tensor, labels_R: Tensor, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
-        """Log-prob of each label and entropy of each distribution: hidden [R, h], labels [R] -> ([R], [R]), on every TP rank."""
+        """Log-prob of each label and entropy of each distribution: hidden [R, h], labels [R] -> ([R], [R]), on every TP rank.
+
+        The backward adds the weight's gradient to its ``main_grad``, where Megatron's wrapper has given it one, and autograd
+        sees none: what autograd would hand over, rounded to the weight's dtype, Megatron would add there.
+        """
         (tied,) = self._tied_weight
         weight = self.weight if tied is None else tied
         first = self.tp_group.rank() * weight.shape[0]
         rows = max(0, min(weight.shape[0], self.real_vocab_size - first))
-        return _ChunkedLogprobs.apply(hidden_R, weight[:rows], labels_R, temperature, chunk, first, self.tp_group)
+        main_grad: Tensor | None = getattr(weight, "main_grad", None)
+        target = None if main_grad is None else main_grad[:rows]
+        return _ChunkedLogprobs.apply(hidden_R, weight[:rows], labels_R, temperature, chunk, first, self.tp_group, target)
 
 
 def install_lm_head(model: Any, real_vocab_size: int) -> None:

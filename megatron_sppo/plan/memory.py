@@ -136,8 +136,8 @@ class Memory:
         rows: Table = {
             "activations": self._activations(actor, critic),
             "logits in chunks": {
-                "log-probs": actor.head_bytes(backward=False),
-                "actor update": actor.head_bytes(backward=True),
+                "log-probs": actor.head_bytes,
+                "actor update": actor.head_bytes,
             },
         }
         if self.setup.needs_reference:  # Actor.reference_logprobs keeps the policy's weights beside the reference's

@@ -134,15 +134,15 @@ class Shard:
         """Per token: two hidden states, and gate, up and their product."""
         return 2 * self._hidden_bytes + 3 * self.hf.ffn_size * itemsize(self.config.dtype) / self.config.tp
 
-    def head_bytes(self, *, backward: bool) -> float:
-        """Log-probs by :mod:`megatron_sppo.models.logprobs`: logits and probabilities of a chunk in fp32 beside the product in
-        the model's dtype; backward, the output layer's gradient too: the fp32 sum, a chunk's share of it, and its fp32 copy.
+    @property
+    def head_bytes(self) -> float:
+        """Log-probs by :mod:`megatron_sppo.models.logprobs` on a GPU: a chunk's logits in the model's dtype, where their gradient
+        takes their place; the output layer's gradient is added where it is kept.
         """
         if self.head == "value" or not self.is_last:
             return 0.0
-        size, rows = itemsize(self.config.dtype), math.ceil(self.hf.vocab_size / self.config.tp)
-        chunk = self.config.logprob_chunk_tokens * rows * (8 + size)
-        return chunk + (rows * self.hf.hidden_size * (8 + size) if backward else 0)
+        rows = math.ceil(self.hf.vocab_size / self.config.tp)
+        return self.config.logprob_chunk_tokens * rows * itemsize(self.config.dtype)
 
 
 def row_tokens(config: ModelConfig, longest: int, sequences: int) -> int:

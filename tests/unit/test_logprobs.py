@@ -33,7 +33,7 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tens
 
 
 def chunked(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, temperature: float, chunk: int) -> Any:
-    return _ChunkedLogprobs.apply(hidden, weight, labels, temperature, chunk, 0, dist.group.WORLD)
+    return _ChunkedLogprobs.apply(hidden, weight, labels, temperature, chunk, 0, dist.group.WORLD, None)
 
 
 def whole(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, temperature: float) -> Any:
@@ -102,6 +102,22 @@ def test_bfloat16_parameters_give_float32_results() -> None:
     torch.testing.assert_close(logprobs.double(), want, atol=0.1, rtol=0.02)
     logprobs.sum().backward()
     assert weight.grad is not None and weight.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_weights_gradient_is_added_where_megatron_keeps_it(dtype: torch.dtype) -> None:
+    """In fp32, over micro-batches, as it would be without rounding in between; autograd sees none."""
+    hidden, weight, labels = inputs(dtype)
+    main_grad = torch.full((VOCAB, HIDDEN), 0.5)
+    plain = weight.detach().clone().requires_grad_()
+    for chunk in (4, 1000):
+        logprobs, _ = _ChunkedLogprobs.apply(hidden, weight, labels, 0.6, chunk, 0, dist.group.WORLD, main_grad)
+        logprobs.sum().backward()
+        chunked(hidden, plain, labels, 0.6, chunk)[0].sum().backward()
+    assert weight.grad is None and plain.grad is not None
+    torch.testing.assert_close(
+        main_grad - 0.5, plain.grad.float(), **({} if dtype == torch.float32 else {"atol": 0.1, "rtol": 0.02})
+    )
 
 
 class LargestTensor(TorchDispatchMode):

@@ -31,6 +31,7 @@ from megatron_sppo.monitor.clock import StepClock
 from megatron_sppo.monitor.profiler import Profiler, named_range
 from megatron_sppo.monitor.run_log import RunLog
 from megatron_sppo.parallel import platform
+from megatron_sppo.parallel.device_memory import PhasePeak
 from megatron_sppo.ragged import Ragged
 from megatron_sppo.reshard.weight_sync import WeightSync
 from megatron_sppo.rewards.protocol import Reward
@@ -132,7 +133,7 @@ class Trainer:
         """Of a step; what engines have sampled between steps, for a validation, is not the step's."""
         if isinstance(self.parts.engine, RemoteEngine):
             self.parts.engine.take_busy_seconds()
-        return StepClock(self.log.phase, platform.synchronize, partial(named_range, on_gpu=platform.is_gpu()))
+        return StepClock(self.log.phase, platform.synchronize, partial(named_range, on_gpu=platform.is_gpu()), PhasePeak())
 
     def _staleness(self, step: int, policy_step: int) -> dict[str, float]:
         """Actor updates between the policy that sampled and the one that ``step`` updates; all responses of a step are alike."""
@@ -148,7 +149,7 @@ class Trainer:
         before = range(reused, len(rollouts))  # whose log-probs were computed before the update
         old = self.parts.actor.work(rollouts.prompt_tokens.select(before), rollouts.response_tokens.select(before))
         critic = self.parts.critic.work(rollouts.prompt_tokens, rollouts.response_tokens)
-        found = clock.metrics(actor.tokens, platform.peak_device_gib())
+        found = clock.metrics(actor.tokens)
         found.update(self._phase_rates(found, actor, old, critic))
         if isinstance(self.parts.engine, RemoteEngine):
             found["perf/train_idle"] = clock.share("rollout", "rollout_wait")

@@ -76,11 +76,11 @@ MODELS = (
 TINY = {"sequences": 4, "prompt": 32, "response": 96, "repeats": 1, "layers": 1, "shape": "Qwen2.5-0.5B"}
 # Whole steps: 1.5B actor and critic, 8k responses; a random model hardly ever ends one early.
 STEP_KEYS = (
-    "steps=3",
+    "steps=2",  # the first warms up
     "prompts_per_step=32",
     "actor.mini_batch_size=16",
     "critic.mini_batch_size=16",
-    "actor.micro_batch_tokens=16384",
+    "actor.micro_batch_tokens=8192",
     "rollout.max_prompt_tokens=128",
     "rollout.max_response_tokens=8064",
     "rollout.max_num_seqs=32",
@@ -91,7 +91,8 @@ STEP_KEYS = (
     "reward.name=boxed_numeric",
 )
 STEPS = {
-    "everything stays": ("offload=none", "rollout.gpu_memory_utilization=0.15"),
+    "everything stays": ("offload=none", "rollout.sleep=false", "rollout.gpu_memory_utilization=0.15"),
+    "offload=optimizer": ("offload=optimizer", "rollout.gpu_memory_utilization=0.4"),
     "offload=all": ("offload=all", "rollout.gpu_memory_utilization=0.4"),
     "FP8 update and rollouts": (
         "offload=all",
@@ -100,6 +101,7 @@ STEPS = {
         "rollout.quantization=fp8",
     ),
 }
+NEEDS_GIB = {"everything stays": 100}  # of the device, by `megatron-sppo plan`
 # On any device: the quickstart's model, a few short steps.
 TINY_STEPS = {
     "tiny": (
@@ -240,10 +242,13 @@ PHASES = ("wake", "rollout", "sleep", "value", "old_logprobs", "critic_update", 
 
 def step_table(folder: Path, tiny: bool) -> list[str]:
     seconds_of = [f"{phase}, s" for phase in PHASES]
-    columns = ["run", "step, s", *seconds_of, "update MFU", "rollout tokens/s", "of bare vLLM", "peak GiB"]
-    lines = header(columns)
+    columns = ["run", "step, s", *seconds_of, "update MFU", "rollout tokens/s", "of bare vLLM"]
+    lines, memory = header(columns), header(["peak GiB of", *PHASES])
     assets, bare = make_assets(folder, tiny), dict[str, Any]()
     for name, keys in (TINY_STEPS if tiny else STEPS).items():
+        if device_gib() < NEEDS_GIB.get(name, 0):
+            lines.append(f"| {name} | needs {NEEDS_GIB[name]} GiB |" + " |" * (len(columns) - 2))
+            continue
         found = run_steps(name, keys, assets, folder)
         if "failed" in found:
             lines.append(f"| {name} | {found['failed']} |" + " |" * (len(columns) - 2))
@@ -257,10 +262,16 @@ def step_table(folder: Path, tiny: bool) -> list[str]:
         seconds = " | ".join(f"{found.get(f'time/{phase}', 0.0):.2f}" for phase in PHASES)
         mfu = found.get("perf/actor_update/mfu")
         lines.append(
-            f"| {name} | {found['time/step']:.1f} | {seconds} | {f'{mfu:.1%}' if mfu else '-'} | {sampled:,.0f} | {share} "
-            f"| {found['perf/device_peak_gib']:.1f} |"
+            f"| {name} | {found['time/step']:.1f} | {seconds} | {f'{mfu:.1%}' if mfu else '-'} | {sampled:,.0f} | {share} |"
         )
-    return lines
+        peaks = " | ".join(f"{found.get(f'perf/{phase}/device_peak_gib', 0.0):.1f}" for phase in PHASES)
+        memory.append(f"| {name} | {peaks} |")
+    return [*lines, "", *memory]
+
+
+def device_gib() -> float:
+    """0 without a GPU."""
+    return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else 0.0
 
 
 def versions() -> str:

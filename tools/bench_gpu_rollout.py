@@ -20,7 +20,7 @@ from megatron_sppo.config.schema import Config
 from megatron_sppo.parallel import platform
 from megatron_sppo.rollout.vllm_options import configure_environment
 
-REPEATS = 3
+REPEATS = 1  # of minutes each; the run it is compared with is measured as often
 
 
 def main() -> None:

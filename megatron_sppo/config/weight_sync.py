@@ -16,6 +16,11 @@ def check_weight_sync(config: Config, device: Literal["cpu", "gpu"]) -> None:
             f"rollout.quantization={rollout.quantization} needs a GPU, vLLM's CPU backend has no kernels for it: "
             "set rollout.quantization=none"
         )
+    if rollout.quantization != "none" and config.actor.dtype == "fp32":
+        raise UserError(
+            f"rollout.quantization={rollout.quantization} computes the rest in bf16 but actor.dtype=fp32: "
+            "set actor.dtype=bf16 or rollout.quantization=none"
+        )
     if not rollout.alias_weights:
         return
     if rollout.weight_sync != "reshard":

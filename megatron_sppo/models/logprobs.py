@@ -54,9 +54,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
         for begin in range(0, hidden.shape[0], chunk):
             part = slice(begin, begin + chunk)
             logits = hidden[part] @ weight.t()
-            top, total, weighted, picked = _over_ranks(
-                _passes(logits).statistics(logits, labels[part], temperature), labels[part], group
-            )
+            found = _passes(logits).statistics(logits, labels[part], temperature)
+            del logits  # before the next chunk's
+            top, total, weighted, picked = _over_ranks(found, labels[part], group)
             log_sum = total.log()
             log_z[part] = log_sum + top
             logprobs[part] = picked - log_sum
@@ -78,6 +78,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
             d_logits = _passes(logits).gradient(logits, labels[part], log_z[part], entropy[part], *grads, temperature)
             d_hidden[part] = d_logits @ weight
             _add_product(d_weight, d_logits.t(), hidden[part])
+            del logits, d_logits  # before the next chunk's
         if group.size() > 1:
             dist.all_reduce(d_hidden, group=group)
         return d_hidden, d_weight.to(weight.dtype) if main_grad is None else None, None, None, None, None, None, None

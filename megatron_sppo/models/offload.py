@@ -21,6 +21,7 @@ from torch import Tensor, UntypedStorage
 
 from megatron_sppo.config.offload import Part
 from megatron_sppo.parallel import platform
+from megatron_sppo.parallel.device_memory import give_back_cached
 from megatron_sppo.parallel.host_memory import host_bytes
 
 Storages = dict[int, UntypedStorage]  # by identity
@@ -115,5 +116,5 @@ class Residency:
 
     def _leave(self, parts: Collection[Part]) -> None:
         freed = sum(self._mirrors[part].leave() for part in parts)
-        if freed and platform.is_gpu():
-            torch.cuda.empty_cache()  # vLLM maps its memory past PyTorch's cache
+        if freed:
+            give_back_cached()

@@ -84,8 +84,10 @@ def prepare_process() -> None:
     if not is_gpu():
         megatron_cpu.install()
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    # Megatron's TP communication overlap and its sequence-parallel schedule assume one hardware queue.
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    if launched_ranks() > 1:
+        # Megatron's TP communication overlap and its sequence-parallel schedule assume one hardware queue. A rank alone has no
+        # use for that, and vLLM's copies to the host would wait in it behind kernels.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     # `kill -USR1 <pid>` prints where every thread of a rank stands: the first question when a job hangs.
     if sys.__stderr__ is not None:  # the process's own: sys.stderr may be a buffer without a file descriptor
         faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)

@@ -3,12 +3,11 @@
 Each parameter is written in one of three ways, chosen once and closed against doubt:
 
 * **direct**: the live storage has the form in which loaders fill it; an element written is an element in use. So it is with
-  linear
-  layers, embeddings and norms on CUDA, and on the CPU where vLLM is kept from packing.
+  linear layers, embeddings and norms on CUDA, and on the CPU where vLLM is kept from packing.
 * **repack**: the live storage is written and a packed copy of it is made anew (embeddings of vLLM's CPU backend).
 * **staged**: the module's tensors land in fresh memory, vLLM's own ``process_weights_after_loading`` turns them into kernel form
   (packed, quantised), and the result is copied into the live kernel tensors, whose addresses CUDA graphs hold. Memory: one
-  module.
+  module, or with ``at_end`` all of them.
 
 Anything with a quantisation method that is not known to leave its parameters alone is staged. Equal shape and dtype prove
 nothing: a mixture of experts on the CPU packs its weights in place.
@@ -55,7 +54,11 @@ class LiveWeights:
     :meth:`flat` as often as needed and :meth:`finish` once, then :meth:`end`.
     """
 
-    def __init__(self, trace: LoaderTrace) -> None:
+    def __init__(self, trace: LoaderTrace, at_end: bool = False) -> None:
+        """``at_end``: kernel forms are made when everything has landed, in one order on every rank of an engine, for forms whose
+        making is collective over them. Which module lands first differs from rank to rank.
+        """
+        self._at_end = at_end
         self.names = tuple(trace.parameters)
         self.regions: tuple[LoadedRegion, ...] = trace.regions
         self._params = tuple(trace.parameters.values())
@@ -163,7 +166,7 @@ class LiveWeights:
         if group is None:
             return
         self._progress.open[id(group)] -= 1
-        if self._progress.open[id(group)] == 0:
+        if self._progress.open[id(group)] == 0 and not self._at_end:
             self._apply(group)
 
     @torch.no_grad()
@@ -183,7 +186,11 @@ class LiveWeights:
     def end(self) -> None:
         """AssertionError where a module is still waiting for parameters."""
         waiting = [name for name, group in self._waiting() if self._progress.open[id(group)]]
-        assert not waiting and not self._progress.landing, f"a push ended before {waiting[:3]} were complete"
+        assert not waiting, f"a push ended before {waiting[:3]} were complete"
+        if self._at_end:
+            for group in {id(group): group for group in self._group_of.values()}.values():
+                self._apply(group)
+        assert not self._progress.landing, "what has landed was turned into kernel form"
 
     def _waiting(self) -> Iterable[tuple[str, _Group]]:
         return ((self.names[param], group) for param, group in self._group_of.items())

@@ -20,7 +20,7 @@ from megatron_sppo.batch import Prompts, Rollouts, SamplingPlan
 from megatron_sppo.config.schema import RolloutConfig
 from megatron_sppo.errors import UserError
 from megatron_sppo.models.hf_config import read_hf_config
-from megatron_sppo.parallel import platform
+from megatron_sppo.parallel import device_memory, platform
 from megatron_sppo.ragged import Ragged
 from megatron_sppo.rollout.dispatch import deal_prompts, response_seed
 from megatron_sppo.rollout.engine import Decode, HFTensors, OnFinished, OnProgress
@@ -49,6 +49,20 @@ def _own_random_state() -> Iterator[None]:
     """vLLM seeds and draws from torch's global generator; the trainer's must not notice."""
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if platform.is_gpu() else []):
         yield
+
+
+def _require_free_memory(config: RolloutConfig) -> None:
+    """UserError where this GPU has less memory free than vLLM would ask for, and refuse to start without."""
+    if not platform.is_gpu():
+        return
+    device_memory.give_back_cached()
+    free, total = device_memory.free_and_total()
+    share = config.gpu_memory_utilization
+    if free < share * total:
+        raise UserError(
+            f"rollout.gpu_memory_utilization={share:g} asks for {share * total / 1e9:.1f} GB of this GPU, which has "
+            f"{free / 1e9:.1f} GB free beside the models: set it to {max(0.0, free / total - 0.01):.2f} or less, or offload=all."
+        )
 
 
 class _Progress:
@@ -91,6 +105,8 @@ class VLLMEngine:
         self._asleep: set[str] = set()
         self._weights: LiveWeights | None = None
         self._lost = False  # whether the weights are neither a checkpoint's nor the policy's
+        # vLLM 0.32 finds an FP8 weight's scale over the ranks of an engine.
+        self.kernel_forms_at_end = config.quantization != "none" and config.tp > 1
         configure_environment()
         import vllm
 
@@ -106,8 +122,10 @@ class VLLMEngine:
 
             register()
             options["weight_transfer_config"] = {"backend": WEIGHT_TRANSFER_BACKEND}
+        _require_free_memory(config)
         with _own_random_state():
             self._llm: LLM | None = vllm.LLM(**options)
+        platform.synchronize()  # vLLM may have moved this thread to another stream
         if not platform.is_gpu() and not config.cpu_packed_weights:
             vllm_internals.on_model(self._llm, vllm_internals.check_weights_are_live)
 
@@ -232,7 +250,7 @@ class VLLMEngine:
 
         dtype = self.llm.llm_engine.model_config.dtype
         trace = self._internals.on_model(self.llm, lambda model: trace_loaders(model, shapes, dtype))
-        self._weights = LiveWeights(trace)
+        self._weights = LiveWeights(trace, self.kernel_forms_at_end)
         return self._weights
 
     def forget_weights(self) -> None:
@@ -267,7 +285,8 @@ class VLLMEngine:
                 # Level 2 throws the weights away, level 1 brings them to host memory and back: for nothing if they are replaced.
                 discards = until_push and self._weights is not None
                 self._lost = self._lost or discards
-                self.llm.sleep(level=2 if discards else 1)
+                with device_memory.remapping():
+                    self.llm.sleep(level=2 if discards else 1)
                 self._asleep = {"weights", "kv_cache"}
 
     def close(self) -> None:
@@ -280,7 +299,8 @@ class VLLMEngine:
     def _wake(self, *tags: str) -> None:
         asleep = [tag for tag in tags if tag in self._asleep]
         if asleep:
-            self.llm.wake_up(tags=asleep)
+            with device_memory.remapping():
+                self.llm.wake_up(tags=asleep)
             self._asleep -= set(asleep)
 
     def _refuse_if_lost(self) -> None:

@@ -28,6 +28,8 @@ def configure_environment() -> None:
         # What vLLM compiles for a CPU calls its all-reduce by a number that counts the groups made in this process. Read from the
         # cache into a process that made others, it silently reduces over a wrong group (seen with TP2 on four ranks, vLLM 0.32).
         os.environ["VLLM_DISABLE_COMPILE_CACHE"] = "1"
+    # For requests without a seed and without the log-probs sampled from, which never come; vLLM would import it all the same.
+    os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
@@ -46,7 +48,9 @@ def engine_options(config: RolloutConfig, model_path: str | Path, dtype: torch.d
         "max_num_seqs": config.max_num_seqs,
         "enforce_eager": not (config.execution == "compiled" or (config.execution == "auto" and platform.is_gpu())),
         "enable_prefix_caching": True,
-        "async_scheduling": False,  # the ranks of an engine must schedule in lockstep
+        # The next step is scheduled while this one runs, by the queue's length and no clock: an engine's ranks stay in lockstep.
+        # On a CPU nothing runs meanwhile, and the token that follows a stop token would be computed for nothing.
+        "async_scheduling": platform.is_gpu(),
         "logprobs_mode": "processed_logprobs",  # of the distribution sampled from: after temperature, top-k and top-p
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
@@ -86,4 +90,5 @@ def scoring_params() -> SamplingParams:
     """Log-probs of a given sequence, at temperature 1."""
     from vllm import SamplingParams
 
-    return SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
+    # Without a seed vLLM would draw one from NumPy's global state.
+    return SamplingParams(max_tokens=1, temperature=0.0, seed=0, prompt_logprobs=0, flat_logprobs=True, detokenize=False)

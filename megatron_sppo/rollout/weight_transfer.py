@@ -63,6 +63,11 @@ class PlannedWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
     def shutdown(self) -> None:
         """The push belongs to the trainer."""
 
+    @staticmethod
+    def trainer_send_weights(iterator: object, trainer_args: object) -> None:
+        """vLLM 0.26 asks for it and never calls it: what sends is connected."""
+        raise NotImplementedError
+
     def _connected(self) -> Push:
         if self._push is None:
             raise RuntimeError("No push is connected to vLLM's weight transfer; call weight_transfer.connect(sync.push) first.")

@@ -22,7 +22,8 @@ PAIR, FOUR = "2x1,1x2,1x1", "2x2,2x1,1x2,1x1"  # trainer layouts on two ranks an
 SAMPLE = (
     (2, 2, "-", PAIR, ("qwen2_tied_odd_vocab", "qwen3", "qwen2_1kv")),
     (2, 1, "-", PAIR, ("qwen2_tied_odd_vocab", "qwen2_1kv")),
-    (2, 2, "cpu_packed_weights", PAIR, ("qwen2_tied_odd_vocab", "qwen3")),
+    (2, 2, "cpu_packed_weights", PAIR, ("qwen2_tied_odd_vocab",)),
+    (2, 2, "cpu_packed_weights,at_end", "1x2", ("qwen3",)),
     (4, 1, "-", "2x2,1x2", ("qwen2_1kv",)),
     (2, 2, "compiled", "1x2", ("qwen3",)),
 )

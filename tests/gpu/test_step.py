@@ -11,6 +11,7 @@ from tests.end_to_end.runs import TinyModel, rows, train, write_config
 WIDE = ("actor.dtype=bf16", "critic.dtype=bf16", "rollout.gpu_memory_utilization=0.3", "steps=3", "rollout.max_prompt_tokens=256")
 RUNS = {
     "all stays": ("offload=none", "rollout.sleep=false"),
+    "again": ("offload=none", "rollout.sleep=false"),
     "sleeps": ("offload=none",),
     "leaves": ("offload=all",),
 }
@@ -35,7 +36,9 @@ def test_vllm_and_the_trainer_agree_at_every_step(runs: dict[str, Path], name: s
 
 @pytest.mark.parametrize("name", ["sleeps", "leaves"])
 def test_where_things_are_in_between_changes_nothing(runs: dict[str, Path], name: str) -> None:
-    expected, found = (rows(runs[each], "train") for each in ("all stays", name))
-    for step in (1, 2, 3):
+    expected, again, found = (rows(runs[each], "train") for each in ("all stays", "again", name))
+    # An attention backward that adds in any order may let two equal runs part after the first update.
+    repeats = all(again[step]["actor/grad_norm"] == expected[step]["actor/grad_norm"] for step in (1, 2, 3))
+    for step in (1, 2, 3) if repeats else (1,):
         assert found[step]["reward/mean"] == expected[step]["reward/mean"]
         assert found[step]["actor/grad_norm"] == pytest.approx(expected[step]["actor/grad_norm"], rel=1e-3)

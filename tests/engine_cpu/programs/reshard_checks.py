@@ -223,6 +223,7 @@ def main(tp: int, options: set[str], layouts: list[Layout], folders: dict[str, P
         if config.execution == "compiled":
             check_compiled_is_eager(config, other, new)
         engine = VLLMEngine(config, folder, torch.float32, seed=0, weight_transfer=True)
+        engine.kernel_forms_at_end = "at_end" in options
         for groups in all_groups:
             check_layout(engine, hf, folder, groups, new)
         same = [groups for groups in all_groups if groups.layout == Layout(tp=tp)]

@@ -27,6 +27,7 @@ class OptimizerConfig:
     eps: float = knob(1e-8, "AdamW epsilon")
     clip_grad: float = knob(1.0, "global gradient-norm clip; 0 turns it off")
     distributed: bool = knob(True, "shard optimizer states over data-parallel ranks (Megatron's distributed optimizer)")
+    overlap: bool = knob(False, "sum gradients and gather weights over data-parallel ranks while others are still computed with")
 
 
 @dataclass(frozen=True)

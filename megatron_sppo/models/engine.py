@@ -7,7 +7,7 @@ micro-batches (anything with a ``packed`` row) and a function of the last stage'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -27,6 +27,7 @@ from megatron_sppo.metrics import Metric, merge
 from megatron_sppo.models.flops import forward_flops
 from megatron_sppo.models.gpt import Head, build_gpt
 from megatron_sppo.models.hf_config import HFModelConfig
+from megatron_sppo.models.logprobs import LMHead
 from megatron_sppo.models.offload import Mirror, Residency, Storages, storages_of
 from megatron_sppo.models.optimizer import build_optimizer, build_scheduler, optimizer_tensors, wrap_ddp
 from megatron_sppo.models.packing import PackedSequences, RowLayout
@@ -70,6 +71,11 @@ class MegatronEngine:
         self.model: GPTModel = build_gpt(hf, config, groups, head, initial_logit)
         with groups.active():
             self.ddp = wrap_ddp(self.model, config.optimizer, groups)
+        if config.optimizer.overlap:
+            self.model.config.no_sync_func = self.ddp.no_sync  # of all micro-batches but the last
+            if isinstance(getattr(self.model, "output_layer", None), LMHead):
+                self.model.output_layer.shows_gradient = True
+        self._num_trainings = 0  # that are entered
         self._total_steps = total_steps
         self.residency = Residency({part: Mirror(partial(self.storages, part), copies=part in COPIED) for part in PARTS})
 
@@ -117,9 +123,19 @@ class MegatronEngine:
             results: list[Result] = self._run(batches, as_loss, forward_only=True)
         return results
 
-    def training(self) -> AbstractContextManager[None]:
-        """All that an :meth:`update` needs is on the device while inside: once around the updates of a phase."""
-        return self.residency.using(*PARTS)
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """All that an :meth:`update` needs is on the device while inside: once around the updates of a phase.
+
+        On leaving, every rank has the weights of the last update.
+        """
+        optimizer = self.config.optimizer
+        with self.residency.using(*PARTS):
+            self._num_trainings += 1
+            yield
+            self._num_trainings -= 1
+            if not self._num_trainings and optimizer.overlap and optimizer.distributed:
+                self.ddp.start_param_sync(force_sync=True)
 
     def update(self, batches: Sequence[Batch], loss: Callable[[Tensor, Batch], LossSum]) -> Update:
         """One optimizer step on the loss's global sum over the global weight. Every data-parallel rank needs a micro-batch.

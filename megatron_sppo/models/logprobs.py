@@ -14,6 +14,7 @@ fp32, chunk by chunk, where Megatron sums it over micro-batches.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -34,6 +35,17 @@ def _passes(logits: Tensor) -> ModuleType:
     return logit_kernels
 
 
+@dataclass(frozen=True)
+class MainGrad:
+    """Where Megatron sums a weight's gradient."""
+
+    rows: Tensor  # fp32, of the weight's real rows
+    is_shown: bool  # autograd is handed zeros in its place
+
+    def shown(self, weight: Tensor) -> Tensor | None:
+        return weight.new_zeros(()).expand_as(weight) if self.is_shown else None
+
+
 class _ChunkedLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -45,7 +57,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         chunk: int,
         first: int,
         group: dist.ProcessGroup,
-        main_grad: Tensor | None,
+        main_grad: MainGrad | None,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         log_z = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
@@ -70,7 +82,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         hidden, weight, labels, log_z, entropy = ctx.saved_tensors
         temperature, chunk, group, main_grad = ctx.call
         d_hidden = torch.zeros_like(hidden)
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if main_grad is None else main_grad
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if main_grad is None else main_grad.rows
         for begin in range(0, hidden.shape[0], chunk):
             part = slice(begin, begin + chunk)
             grads = (None if grad is None else grad[part] for grad in (grad_logprobs, grad_entropy))
@@ -81,7 +93,8 @@ class _ChunkedLogprobs(torch.autograd.Function):
             del logits, d_logits  # before the next chunk's
         if group.size() > 1:
             dist.all_reduce(d_hidden, group=group)
-        return d_hidden, d_weight.to(weight.dtype) if main_grad is None else None, None, None, None, None, None, None
+        shown = d_weight.to(weight.dtype) if main_grad is None else main_grad.shown(weight)
+        return d_hidden, shown, None, None, None, None, None, None
 
 
 def _local(labels: Tensor, first: int, num_rows: int) -> Tensor:
@@ -121,6 +134,9 @@ class LMHead(ColumnParallelLinear):
     """
 
     real_vocab_size: int
+    shows_gradient = (
+        False  # whether autograd sees one (of zeros), by which Megatron knows when the weight's can be summed over ranks
+    )
     _tied_weight: tuple[Tensor | None] = (None,)  # in a tuple, or nn.Module would register it as a second parameter
 
     def forward(
@@ -135,14 +151,14 @@ class LMHead(ColumnParallelLinear):
         """Log-prob of each label and entropy of each distribution: hidden [R, h], labels [R] -> ([R], [R]), on every TP rank.
 
         The backward adds the weight's gradient to its ``main_grad``, where Megatron's wrapper has given it one, and autograd
-        sees none: what autograd would hand over, rounded to the weight's dtype, Megatron would add there.
+        sees none or zeros: what autograd would hand over, rounded to the weight's dtype, Megatron would add there.
         """
         (tied,) = self._tied_weight
         weight = self.weight if tied is None else tied
         first = self.tp_group.rank() * weight.shape[0]
         rows = max(0, min(weight.shape[0], self.real_vocab_size - first))
         main_grad: Tensor | None = getattr(weight, "main_grad", None)
-        target = None if main_grad is None else main_grad[:rows]
+        target = None if main_grad is None else MainGrad(main_grad[:rows], self.shows_gradient)
         return _ChunkedLogprobs.apply(hidden_R, weight[:rows], labels_R, temperature, chunk, first, self.tp_group, target)
 
 

@@ -15,12 +15,19 @@ from torch import Tensor
 from megatron_sppo.config.schema import OptimizerConfig
 from megatron_sppo.parallel.groups import ModelGroups
 
+BUCKET_PARAMETERS: int | None = None  # that are summed at once with ``overlap``; None: Megatron's choice, 40 million or more
+
 
 def wrap_ddp(model: GPTModel, config: OptimizerConfig, groups: ModelGroups) -> DistributedDataParallel:
-    """Gradients in contiguous fp32 buffers, summed over data-parallel ranks at the end of each step."""
+    """Gradients in contiguous fp32 buffers, summed over data-parallel ranks at the end of each step, or with ``config.overlap``
+    bucket by bucket in the course of its last backward pass. Then weights are gathered as the next forward pass comes to them.
+    """
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=config.distributed,
+        overlap_grad_reduce=config.overlap,
+        bucket_size=BUCKET_PARAMETERS,
+        overlap_param_gather=config.overlap and config.distributed,
         check_for_nan_in_grad=True,  # a NaN ends the run with the rank's name instead of training on
     )
     return DistributedDataParallel(model.config, ddp, model, pg_collection=groups.pg)
@@ -42,6 +49,7 @@ def build_optimizer(
         bf16=dtype == torch.bfloat16,
         params_dtype=dtype,
         use_distributed_optimizer=config.distributed,
+        overlap_param_gather=config.overlap and config.distributed,
     )
     return get_megatron_optimizer(mcore, [ddp], use_gloo_process_groups=False, pg_collection=groups.pg)
 

@@ -18,6 +18,7 @@ PROGRAM = Path(__file__).parent / "programs" / "step_parity.py"
 TP2, PP2 = ["actor.tp=2"], ["actor.pp=2"]
 CP2 = ["actor.cp=2", "critic.cp=2"]
 SP = ["actor.tp=2", "actor.sequence_parallel=true", "critic.tp=2", "critic.sequence_parallel=true"]
+OVERLAP = ["actor.optimizer.overlap=true", "critic.optimizer.overlap=true"]
 SMALL, LARGE = ["actor.micro_batch_tokens=40"], ["actor.micro_batch_tokens=4096", "critic.micro_batch_tokens=4096"]
 
 # name -> (kind of model, overrides): the paper's algorithm in all layouts
@@ -32,6 +33,12 @@ LAYOUTS: dict[str, tuple[str, list[str]]] = {
     "tp2, no gradient clipping": ("qwen2", [*TP2, *SMALL, "actor.optimizer.clip_grad=0"]),
     "dp2, no gradient clipping": ("qwen2", [*SMALL, "actor.optimizer.clip_grad=0"]),
     "dp2, large micro-batches": ("qwen2", LARGE),
+    "dp2, overlap": ("qwen2", [*SMALL, *OVERLAP]),
+    "dp2, overlap without the distributed optimizer": (
+        "qwen2",
+        [*SMALL, *OVERLAP, "actor.optimizer.distributed=false", "critic.optimizer.distributed=false"],
+    ),
+    "tied, dp2, overlap": ("qwen2_tied", [*SMALL, *OVERLAP]),
     "tp2, large micro-batches": ("qwen2", [*TP2, *LARGE]),
     "tp2, sequence parallel": ("qwen2", [*SP, *SMALL]),
     "tp2, sequence parallel, full recompute": ("qwen2", [*SP, "actor.recompute=full", "critic.recompute=full"]),
@@ -88,6 +95,8 @@ PRODUCTS: dict[str, tuple[str, list[str]]] = {
     "tp2 x dp2, critic pp2 x dp2": ("qwen2", ["actor.tp=2", "critic.pp=2", *SMALL]),
     "tp2 x cp2": ("qwen3", [*CP2, "actor.tp=2", "critic.tp=2", *SMALL]),
     "tp2 x cp2, sequence parallel": ("qwen2", [*CP2, *SP, *SMALL]),
+    "tied, pp2 x dp2, overlap": ("qwen2_tied", ["actor.pp=2", "critic.tp=2", *SMALL, *OVERLAP]),
+    "tp2 x dp2, overlap": ("qwen2", ["actor.tp=2", "critic.tp=2", *SMALL, *OVERLAP]),
     "tied, pp2 x cp2": ("qwen2_tied", [*CP2, "actor.pp=2", "critic.pp=2", *SMALL]),
     "one KV head, cp2 x dp2, critic cp4": ("one_kv_head", ["actor.cp=2", "critic.cp=4", *SMALL]),
 }

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_sppo.models.logprobs import _ChunkedLogprobs
+from megatron_sppo.models.logprobs import MainGrad, _ChunkedLogprobs
 
 NUM_TOKENS, HIDDEN, VOCAB = 2048, 1536, 151_665
 
@@ -30,7 +30,7 @@ def test_values_gradients_and_memory() -> None:
     main_grad = torch.zeros(VOCAB, HIDDEN, device="cuda")
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    logprobs, entropy = _ChunkedLogprobs.apply(hidden, weight, labels, 0.6, 1024, 0, dist.group.WORLD, main_grad)
+    logprobs, entropy = _ChunkedLogprobs.apply(hidden, weight, labels, 0.6, 1024, 0, dist.group.WORLD, MainGrad(main_grad, False))
     upstream = torch.linspace(-1, 1, NUM_TOKENS, device="cuda")
     (logprobs @ upstream + entropy @ upstream.flip(0)).backward()
     extra = torch.cuda.max_memory_allocated() - before

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from megatron_sppo.models.logprobs import _ChunkedLogprobs
+from megatron_sppo.models.logprobs import MainGrad, _ChunkedLogprobs
 
 NUM_TOKENS, HIDDEN, VOCAB = 23, 16, 151
 
@@ -111,7 +111,7 @@ def test_the_weights_gradient_is_added_where_megatron_keeps_it(dtype: torch.dtyp
     main_grad = torch.full((VOCAB, HIDDEN), 0.5)
     plain = weight.detach().clone().requires_grad_()
     for chunk in (4, 1000):
-        logprobs, _ = _ChunkedLogprobs.apply(hidden, weight, labels, 0.6, chunk, 0, dist.group.WORLD, main_grad)
+        logprobs, _ = _ChunkedLogprobs.apply(hidden, weight, labels, 0.6, chunk, 0, dist.group.WORLD, MainGrad(main_grad, False))
         logprobs.sum().backward()
         chunked(hidden, plain, labels, 0.6, chunk)[0].sum().backward()
     assert weight.grad is None and plain.grad is not None

@@ -31,6 +31,7 @@ from megatron_sppo.config.load import load_config
 from megatron_sppo.config.schema import Config
 from megatron_sppo.critic import Critic, initial_logit
 from megatron_sppo.losses import LossSum
+from megatron_sppo.models import optimizer
 from megatron_sppo.models.batching import plan_mini_batches
 from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.models.hf_config import HFModelConfig, read_hf_config
@@ -73,9 +74,11 @@ trained_value = cache(TrainedValue)
 
 def read_config(model: str, overrides: list[str]) -> Config:
     config = load_config(Config, [], [f"actor.path={model}", f"critic.path={model}", *DEFAULTS, *overrides])
-    given = config.actor.optimizer
-    actor = replace(config.actor, optimizer=replace(OPTIMIZER, distributed=given.distributed, clip_grad=given.clip_grad))
-    critic = replace(config.critic, optimizer=replace(OPTIMIZER, distributed=config.critic.optimizer.distributed))
+    of_actor, of_critic = config.actor.optimizer, config.critic.optimizer
+    layout = {"distributed": of_actor.distributed, "overlap": of_actor.overlap}
+    actor = replace(config.actor, optimizer=replace(OPTIMIZER, **layout, clip_grad=of_actor.clip_grad))
+    layout = {"distributed": of_critic.distributed, "overlap": of_critic.overlap}
+    critic = replace(config.critic, optimizer=replace(OPTIMIZER, **layout))
     return replace(config, actor=actor, critic=critic)
 
 
@@ -129,6 +132,7 @@ def run_actor(hf: HFModelConfig, config: Config, groups: ModelGroups, want: Trai
     engine = MegatronEngine(hf, config.actor, groups, "lm", total_steps=10)
     load_hf_weights(engine.model, hf, config.actor.path, groups)
     engine.start_optimizer()
+    assert len(engine.ddp.bucket_groups) > 1 or not engine.ddp.ddp_config.overlap_grad_reduce, "several buckets are tested"
     actor = Actor(engine, config.actor, TEMPERATURE)
     actor.remember_reference()
     logprobs = actor.logprobs(problem.prompts, problem.responses)
@@ -183,6 +187,7 @@ def run_critic(hf: HFModelConfig, config: Config, groups: ModelGroups, want: Tra
     engine = MegatronEngine(hf, config.critic, groups, "value", 10, initial_logit(PRIOR, form))
     load_hf_weights(engine.model, hf, config.critic.path, groups)
     engine.start_optimizer()
+    assert len(engine.ddp.bucket_groups) > 1 or not engine.ddp.ddp_config.overlap_grad_reduce, "several buckets are tested"
     critic = Critic(engine, config.critic, form)
     before = critic.values(problem.prompts, problem.responses)
     algorithm = build_algorithm(config)
@@ -218,6 +223,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
 def main(file: Path) -> None:
     rank, _ = platform.start_distributed()
     platform.quiet_upstream()
+    optimizer.BUCKET_PARAMETERS = 3000  # several buckets even of a tiny model
     for name, case in json.loads(file.read_text()).items():
         everywhere = gather_objects(run_case(case))
         worst = {key: max(result[key] for result in everywhere) for key in everywhere[0]}

@@ -56,7 +56,7 @@ class Job:
     def payload(self, folder: Path) -> dict[str, Any]:
         length = self.prompt + self.response
         shared = {
-            "micro_batch_tokens": length,
+            "micro_batch_tokens": max(length, 8192),
             "recompute": self.recompute,
             "fp8.recipe": self.recipe,
             "optimizer.lr": 1e-6,

@@ -65,7 +65,7 @@ def export_checkpoint(checkpoint: Path, output: Path, tp: int = 1) -> None:
         wanted = {"model": model_state(engine)}
         # RAISE_UNEXPECTED: every tensor that is asked for must be there; optimizer states, which are not, may be.
         state = dist_checkpointing.load(wanted, str((checkpoint / "actor").absolute()), strict=StrictHandling.RAISE_UNEXPECTED)
-        engine.model.load_state_dict(state["model"])
+        engine.model.load_state_dict(state["model"], strict=False)  # every name was compared
     save_hf_folder(engine.model, hf, groups, actor.path, output)
 
 

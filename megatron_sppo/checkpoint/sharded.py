@@ -29,6 +29,7 @@ _FORMAT = {
     "distrib_optim_fully_reshardable_mem_efficient": False,
 }
 _PROGRESS = ("params", "step")  # of an optimizer's parameter group: what training changes, all else is the config's
+_EXTRA = "_extra_state"
 _Job = tuple[Callable[..., None], tuple[Any, ...]]
 
 
@@ -37,9 +38,14 @@ def _metadata(engine: MegatronEngine) -> dict[str, Any]:
 
 
 def model_state(engine: MegatronEngine) -> dict[str, Any]:
-    """The model's sharded tensors alone; inside ``engine.groups.active()``."""
+    """The model's sharded tensors alone; inside ``engine.groups.active()``.
+
+    What layers say of themselves beside their tensors (``_extra_state``) is empty but for delayed FP8 scales. Other layers have
+    other such keys, and a checkpoint is to pass between them; and Transformer Engine unpickles what it finds there.
+    """
     state: dict[str, Any] = engine.model.sharded_state_dict(metadata=_metadata(engine))
-    return state
+    keeps = engine.config.fp8.recipe == "delayed"
+    return {key: value for key, value in state.items() if keeps or not key.endswith(_EXTRA)}
 
 
 def _state(engine: MegatronEngine, is_loading: bool) -> dict[str, Any]:
@@ -89,8 +95,13 @@ def _run_in_order(jobs: list[_Job]) -> None:
 def load_engine(engine: MegatronEngine, folder: Path) -> None:
     """Fill an engine whose optimizer was started, of any layout. Collective."""
     with engine.groups.active(), torch.no_grad():
-        state = dist_checkpointing.load(_state(engine, is_loading=True), str(folder), strict=StrictHandling.RAISE_ALL)
-        engine.model.load_state_dict(state["model"])
+        wanted = _state(engine, is_loading=True)
+        state, *differing = dist_checkpointing.load(wanted, str(folder), strict=StrictHandling.RETURN_ALL)
+        odd = sorted(key for keys in differing for key in keys if not key.endswith(_EXTRA))
+        if odd:
+            raise RuntimeError(f"{folder} and this model differ in {len(odd)} tensors, {', '.join(odd[:3])} among them")
+        engine.model.load_state_dict(state["model"], strict=False)  # every name was compared
+        engine.is_calibrated = True
         configured = [{key: group[key] for key in group if key not in _PROGRESS} for group in engine.optimizer.param_groups]
         for group in _param_groups(state["optimizer"]):
             group.update({key: value for key, value in configured[0].items() if key in megatron_versions.SCHEDULE_KEYS})

@@ -375,5 +375,10 @@ def _warnings(config: Config) -> list[str]:
     models = [("actor", config.actor, config.actor.epochs), ("critic", config.critic, config.critic.epochs)]
     for name, model, epochs in models if critic_form(config) else models[:1]:
         updates = config.steps * epochs * (num_responses // mini_batch_size(model, num_responses))
+        if name == "actor" and model.fp8.recipe == "delayed":
+            found.append(
+                "actor.fp8.recipe=delayed moves scales between the old log-probs and the update, so that first ratios are not 1 "
+                "(up to 1.2 was seen): set actor.fp8.recipe=tensorwise"
+            )
         found += _schedule_warnings(name, model, updates)
     return found

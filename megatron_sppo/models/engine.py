@@ -24,8 +24,9 @@ from megatron_sppo.config.offload import COPIED, PARTS, Part
 from megatron_sppo.config.schema import ModelConfig
 from megatron_sppo.losses import LossSum
 from megatron_sppo.metrics import Metric, merge
+from megatron_sppo.models import fp8
 from megatron_sppo.models.flops import forward_flops
-from megatron_sppo.models.gpt import Head, build_gpt
+from megatron_sppo.models.gpt import Head, build_gpt, without_recomputation
 from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.models.logprobs import LMHead
 from megatron_sppo.models.offload import Mirror, Residency, Storages, storages_of
@@ -76,8 +77,10 @@ class MegatronEngine:
             if isinstance(getattr(self.model, "output_layer", None), LMHead):
                 self.model.output_layer.shows_gradient = True
         self._num_trainings = 0  # that are entered
+        self.is_calibrated = False  # delayed FP8 scales have seen activations
         self._total_steps = total_steps
-        self.residency = Residency({part: Mirror(partial(self.storages, part), copies=part in COPIED) for part in PARTS})
+        mirrors = {part: Mirror(partial(self.storages, part), copies=part in COPIED) for part in PARTS}
+        self.residency = Residency(mirrors, partial(fp8.drop_copies, self.model))
 
     def start_optimizer(self) -> None:
         """Create the optimizer from the parameters as they are now: call once they are filled."""
@@ -119,7 +122,11 @@ class MegatronEngine:
         def as_loss(output: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Result]:
             return output.new_zeros(()), torch.zeros([], dtype=torch.int, device=output.device), collect(output, batch)
 
-        with torch.no_grad(), self.residency.using("weights"):
+        with torch.no_grad(), self.residency.using("weights"), without_recomputation(self.model.config):
+            if self.config.fp8.recipe == "delayed" and not self.is_calibrated:
+                self._run(batches, as_loss, forward_only=True)
+                fp8.update_scales()
+                self.is_calibrated = True
             results: list[Result] = self._run(batches, as_loss, forward_only=True)
         return results
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -81,6 +83,18 @@ def transformer_config(hf: HFModelConfig, config: ModelConfig) -> TransformerCon
     )
 
 
+@contextmanager
+def without_recomputation(config: TransformerConfig) -> Iterator[None]:
+    """For passes without gradients, which keep nothing to recompute from: Megatron checkpoints its layers in these too, and
+    Transformer Engine then queues delayed FP8 scales for a backward pass that never comes.
+    """
+    kept, config.recompute_granularity = config.recompute_granularity, None
+    try:
+        yield
+    finally:
+        config.recompute_granularity = kept
+
+
 def _fp8_options(fp8: FP8Config) -> dict[str, Any]:
     """E4M3 forward and E5M2 for gradients ("hybrid"), as Transformer Engine advises for per-tensor scales."""
     if fp8.recipe == "none":
@@ -91,6 +105,8 @@ def _fp8_options(fp8: FP8Config) -> dict[str, Any]:
         # Delayed scaling looks back on so many steps; with Megatron's default of one a single small step would clip the next.
         "fp8_amax_history_len": 1024,
         "fp8_amax_compute_algo": "max",
+        # Each data-parallel replica has as many micro-batches as its sequences fill: maxima shared with them would wait forever.
+        "tp_only_amax_red": True,
         "first_last_layers_bf16": fp8.bf16_first_layers + fp8.bf16_last_layers > 0,
         "num_layers_at_start_in_bf16": fp8.bf16_first_layers,
         "num_layers_at_end_in_bf16": fp8.bf16_last_layers,

@@ -158,7 +158,8 @@ class LMHead(ColumnParallelLinear):
         first = self.tp_group.rank() * weight.shape[0]
         rows = max(0, min(weight.shape[0], self.real_vocab_size - first))
         main_grad: Tensor | None = getattr(weight, "main_grad", None)
-        target = None if main_grad is None else MainGrad(main_grad[:rows], self.shows_gradient)
+        is_summed = main_grad is not None and torch.is_grad_enabled()  # without gradients its memory may be away
+        target = MainGrad(main_grad[:rows], self.shows_gradient) if is_summed else None
         return _ChunkedLogprobs.apply(hidden_R, weight[:rows], labels_R, temperature, chunk, first, self.tp_group, target)
 
 

@@ -13,6 +13,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from torch import Tensor
 
 from megatron_sppo.config.schema import OptimizerConfig
+from megatron_sppo.parallel import torch_adam
 from megatron_sppo.parallel.groups import ModelGroups
 
 BUCKET_PARAMETERS: int | None = None  # that are summed at once with ``overlap``; None: Megatron's choice, 40 million or more
@@ -37,6 +38,7 @@ def build_optimizer(
     ddp: DistributedDataParallel, config: OptimizerConfig, groups: ModelGroups, dtype: torch.dtype
 ) -> MegatronOptimizer:
     """AdamW; 1-D parameters (biases, norms) are exempt from decay."""
+    torch_adam.install()
     mcore = MCoreOptimizerConfig(
         optimizer="adam",
         lr=config.lr,

@@ -120,7 +120,6 @@ def _patch_megatron() -> None:
         warnings.simplefilter("ignore")  # "Transformer Engine and Apex are not installed": known and intended here
         import megatron.core.tensor_parallel.random as mcore_random
 
-        from megatron_sppo.parallel import cpu_adam
     mcore_random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
     mcore_random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: torch.get_rng_state()
     if not getattr(mcore_random, "HAVE_TE", False):
@@ -132,7 +131,6 @@ def _patch_megatron() -> None:
             self.fp8 = False
 
         mcore_random.CheckpointWithoutOutput.__init__ = init
-    cpu_adam.install()
 
 
 @functools.cache

@@ -86,6 +86,15 @@ class Shard:
         return ModelState.of(count, self.config, self.world_size)
 
     @property
+    def fp8_copies(self) -> float:
+        """Transformer Engine's, of the matrices of a layer: a byte an element, as it is and transposed."""
+        if self.config.fp8.recipe == "none":
+            return 0.0
+        hf = self.hf
+        attention = 2 * (hf.num_heads + hf.num_kv_heads) * hf.head_dim * hf.hidden_size
+        return 2 * self.num_layers * (attention + 3 * hf.hidden_size * hf.ffn_size) / self.config.tp
+
+    @property
     def num_layers(self) -> int:
         return self.hf.num_layers // self.config.pp
 

@@ -11,7 +11,8 @@ import pytest
 from tests.launch import printed_results
 
 PROGRAM = Path(__file__).parent / "programs" / "models.py"
-BF16_LIMIT, FP8_LIMIT = 0.02, 0.15  # mean |difference| of a log-prob
+BF16_LIMIT = 0.02  # mean |difference| of a log-prob
+FP8_LIMIT = 0.25  # rounding to FP8 alone, simulated on a CPU for this very model: 0.156 (delayed), 0.145 (tensorwise)
 RECIPES = ("delayed", "tensorwise", "blockwise")
 
 

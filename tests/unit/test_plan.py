@@ -13,7 +13,7 @@ import pytest
 
 from megatron_sppo.cli import main
 from megatron_sppo.config.load import load_config
-from megatron_sppo.config.schema import Config, ModelConfig, OptimizerConfig
+from megatron_sppo.config.schema import Config, FP8Config, ModelConfig, OptimizerConfig
 from megatron_sppo.errors import UserError
 from megatron_sppo.models.flops import forward_flops, layer_weights
 from megatron_sppo.parallel.gpus import GPUS
@@ -138,6 +138,14 @@ def test_activations_by_recomputation_pipeline_and_tensor_parallelism() -> None:
     assert shard(pp=2).activations(1000, 1) == shard(1, pp=2).activations(1000, 8) == 1000 * (14 * 196_720 + working)
     cut, whole = shard(tp=4, sequence_parallel=True), shard(tp=4)
     assert cut.layer_bytes == pytest.approx(196_720 / 4) and whole.layer_bytes > cut.layer_bytes
+
+
+def test_fp8_layers_keep_a_byte_a_matrix_element_twice() -> None:
+    layer = 3584 * (2 * 28 + 2 * 4) * 128 + 3 * 3584 * 18944
+    config = ModelConfig(tp=2, fp8=FP8Config(recipe="tensorwise"))
+    assert Shard(SEVEN, config, "lm", 0, 2).fp8_copies == 2 * 28 * layer / 2
+    stays, leaves = (memory("actor.fp8.recipe=tensorwise", f"offload={level}").tables["rank"] for level in ("none", "optimizer"))
+    assert all(stays["actor FP8 copies"].values()) and "rollout" not in leaves["actor FP8 copies"]
 
 
 def test_logits_exist_in_chunks_on_the_last_stage() -> None:

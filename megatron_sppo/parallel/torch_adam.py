@@ -1,8 +1,8 @@
-"""AdamW for the CPU with Transformer Engine FusedAdam's constructor and state layout.
+"""PyTorch's AdamW with Transformer Engine FusedAdam's constructor and state layout, where neither TE nor apex is installed.
 
 Megatron's optimizers and their checkpoints expect ``step`` in the parameter group and ``exp_avg``/``exp_avg_sq`` per
 parameter, as TE and apex keep them; PyTorch's own AdamW keeps ``step`` per parameter and takes another branch of the
-distributed optimizer. The arithmetic is PyTorch's fused CPU kernel.
+distributed optimizer, which cannot load a checkpoint. The arithmetic is PyTorch's fused kernel.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 
-class CPUFusedAdam(torch.optim.Optimizer):
+class TorchFusedAdam(torch.optim.Optimizer):
     def __init__(
         self,
         params: Any,
@@ -51,7 +51,7 @@ class CPUFusedAdam(torch.optim.Optimizer):
                 [s["exp_avg"] for s in states],
                 [s["exp_avg_sq"] for s in states],
                 [],
-                [torch.tensor(float(group["step"])) for _ in params],
+                [torch.tensor(float(group["step"]), device=params[0].device)] * len(params),
                 lr=group["lr"],
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],
@@ -65,11 +65,11 @@ class CPUFusedAdam(torch.optim.Optimizer):
 
 
 def install() -> None:
-    """Make Megatron's optimizer factory use :class:`CPUFusedAdam` where neither TE nor apex exists."""
+    """Make Megatron's optimizer factory use :class:`TorchFusedAdam` where neither TE nor apex exists."""
     import megatron.core.optimizer.distrib_optimizer as distributed
     from megatron.core import optimizer
 
     if not optimizer.USING_PYTORCH_OPTIMIZER:
         return
-    optimizer.Adam, optimizer.USING_PYTORCH_OPTIMIZER = CPUFusedAdam, False
-    distributed.Adam, distributed.HAVE_APEX_OR_TE, distributed.USING_TE_OPTIMIZER = CPUFusedAdam, True, True
+    optimizer.Adam, optimizer.USING_PYTORCH_OPTIMIZER = TorchFusedAdam, False
+    distributed.Adam, distributed.HAVE_APEX_OR_TE, distributed.USING_TE_OPTIMIZER = TorchFusedAdam, True, True

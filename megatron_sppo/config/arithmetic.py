@@ -256,6 +256,10 @@ def _check_layout(name: str, model: ModelConfig, world_size: int, device: Device
         f"start a multiple of {ranks} ranks, --nproc {ranks} say, or lower {name}.tp, {name}.pp or {name}.cp",
     )
     require(
+        not model.fuse_swiglu or device == "gpu",
+        f"{name}.fuse_swiglu=true compiles a kernel for a GPU, and there is none: set {name}.fuse_swiglu=false",
+    )
+    require(
         not model.sequence_parallel or model.tp > 1,
         f"{name}.sequence_parallel=true needs {name}.tp above 1: set {name}.sequence_parallel=false or {name}.tp=2",
     )

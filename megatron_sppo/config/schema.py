@@ -54,6 +54,9 @@ class ModelConfig:
     sequence_parallel: bool = knob(False, "shard norms and residuals over the TP group (needs tp > 1)")
     recompute: Literal["none", "selective", "full"] = knob("none", "activation recomputation")
     fp8: FP8Config = section(FP8Config, "FP8 training")
+    fuse_swiglu: bool = knob(
+        False, "SwiGLU in one kernel (GPU), which rounds once where HF rounds twice: rollout.max_logprob_gap decides at the start"
+    )
     micro_batch_tokens: int = knob(
         16384,
         "token budget of one packed micro-batch per data-parallel replica, shared by its cp ranks; longer sequences are alone",

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec, get_gpt_layer_with_transformer_engine_spec
 from megatron.core.models.gpt.gpt_model import GPTModel
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding, layers
 from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
@@ -35,9 +35,11 @@ def padded_vocab_size(vocab_size: int, tp: int) -> int:
 
 
 def transformer_config(hf: HFModelConfig, config: ModelConfig) -> TransformerConfig:
-    """Megatron's config of this model. Fusions that break log-prob parity on R1-Distill-Qwen (rope, bias-activation) stay off.
+    """Megatron's config of this model.
 
-    The rotary embedding is ours (:mod:`megatron_sppo.models.rotary`): Megatron's fused and unfused ones never run.
+    Fusions that have broken log-prob parity on R1-Distill-Qwen: that of the rotary embedding never runs, for the embedding is
+    ours (:mod:`megatron_sppo.models.rotary`); that of the activation is off unless asked for. Summing a weight's gradient in the
+    product that makes it changes no log-prob, and Transformer Engine can.
     """
     dtype = platform.resolve_dtype(config.dtype)
     recompute: dict[str, object] = {
@@ -74,10 +76,10 @@ def transformer_config(hf: HFModelConfig, config: ModelConfig) -> TransformerCon
         variable_seq_lengths=True,  # packed rows differ in length; pipeline stages exchange shapes
         moe_token_dispatcher_type="alltoall",  # noqa: S106 - asked for by variable_seq_lengths, unused here
         apply_rope_fusion=False,
-        bias_activation_fusion=False,
+        bias_activation_fusion=config.fuse_swiglu,
         bias_dropout_fusion=False,
         masked_softmax_fusion=False,
-        gradient_accumulation_fusion=False,
+        gradient_accumulation_fusion=platform.has_transformer_engine(),
         **recompute,  # type: ignore[arg-type]
         **_fp8_options(config.fp8),
     )
@@ -149,13 +151,23 @@ def _mark_tensor_parallel(model: GPTModel) -> None:
             set_tensor_model_parallel_attributes(weight, True, dim, 1)
 
 
+@contextmanager
+def _without_apex() -> Iterator[None]:
+    """Megatron asks for apex's kernel for its output layer, whose place is taken by ours, which needs none."""
+    kept, layers._grad_accum_fusion_available = layers._grad_accum_fusion_available, True  # noqa: SLF001
+    try:
+        yield
+    finally:
+        layers._grad_accum_fusion_available = kept  # noqa: SLF001
+
+
 def build_gpt(hf: HFModelConfig, config: ModelConfig, groups: ModelGroups, head: Head, initial_logit: float = 0.0) -> GPTModel:
     """This rank's part of the model, on its device, with parameters not yet filled (the value head excepted).
 
     Collective over the model's ranks. ``head="lm"`` ends in an :class:`LMHead` (hidden states out),
     ``"value"`` in a :class:`ValueHead`.
     """
-    with groups.active():
+    with groups.active(), _without_apex():
         mcore = transformer_config(hf, config)
         model = GPTModel(
             config=mcore,

@@ -112,12 +112,14 @@ class Shard:
     def layer_bytes(self) -> float:
         """Kept per token of a layer for its backward, without recomputation, b bytes an element, h hidden, f of the MLP:
         4 h (inputs of two norms and what they hand on), q + 2 kv and the attention's output q, 4 f (gate, up, silu(gate) and
-        their product), and 4 bytes per head (the softmax's normaliser). So Transformer Engine's layers; Megatron's local ones,
-        with norms in fp32, keep up to 1.8 times as much (tests/distributed/test_plan_memory.py).
+        their product; ``fuse_swiglu`` does without silu(gate)), and 4 bytes per head (the softmax's normaliser). So Transformer
+        Engine's layers; Megatron's local ones, with norms in fp32, keep up to 1.8 times as much
+        (tests/distributed/test_plan_memory.py).
         """
         hf, size, tp = self.hf, itemsize(self.config.dtype), self.config.tp
         query, key = hf.num_heads * hf.head_dim, hf.num_kv_heads * hf.head_dim
-        split = (2 * query + 2 * key + 4 * hf.ffn_size) * size / tp + 4 * hf.num_heads / tp
+        gated = 3 if self.config.fuse_swiglu else 4
+        split = (2 * query + 2 * key + gated * hf.ffn_size) * size / tp + 4 * hf.num_heads / tp
         return 4 * self._hidden_bytes + split
 
     def activations(self, row_tokens: int, num_micro_batches: int) -> float:

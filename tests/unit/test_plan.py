@@ -148,6 +148,11 @@ def test_fp8_layers_keep_a_byte_a_matrix_element_twice() -> None:
     assert all(stays["actor FP8 copies"].values()) and "rollout" not in leaves["actor FP8 copies"]
 
 
+def test_a_fused_activation_keeps_one_tensor_less() -> None:
+    plain, fused = (Shard(SEVEN, ModelConfig(fuse_swiglu=fuse), "lm", 0, 1).layer_bytes for fuse in (False, True))
+    assert plain - fused == 2 * SEVEN.ffn_size
+
+
 def test_logits_exist_in_chunks_on_the_last_stage() -> None:
     """1024 x 152064 x (4 + 4 + 2) = 1.56 GB; backward, the output layer's gradient: 152064 x 3584 x 10 = 5.45 GB."""
     head = Shard(SEVEN, ModelConfig(), "lm", 0, 1)

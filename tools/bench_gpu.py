@@ -48,10 +48,16 @@ class Job:
     response: int = 8064
     repeats: int = 3
     recompute: str = "none"
+    options: tuple[str, ...] = ()  # keys of the model's section
 
     @property
     def name(self) -> str:
-        return "-".join([self.role, self.shape, f"{self.layers}L", self.recipe])
+        return "-".join([self.role, self.shape, f"{self.layers}L", self.recipe, *self.options])
+
+    @property
+    def plain(self) -> Job:
+        """What it is compared with."""
+        return replace(self, recipe="none", options=())
 
     def payload(self, folder: Path) -> dict[str, Any]:
         length = self.prompt + self.response
@@ -62,7 +68,7 @@ class Job:
             "optimizer.lr": 1e-6,
         }
         limits = [f"rollout.max_prompt_tokens={self.prompt}", f"rollout.max_response_tokens={self.response}"]
-        overrides = [f"{self.role}.{key}={value}" for key, value in shared.items()]
+        overrides = [f"{self.role}.{key}" for key in (*(f"{key}={value}" for key, value in shared.items()), *self.options)]
         return {**asdict(self), "overrides": [*limits, *overrides], "logprobs": str(folder / f"{self.name}.pt")}
 
 
@@ -70,6 +76,7 @@ SMALL, SEVEN = "DeepSeek-R1-Distill-Qwen-1.5B", "DeepSeek-R1-Distill-Qwen-7B"
 RECIPES = ("none", "delayed", "tensorwise", "blockwise")
 MODELS = (
     *(Job("actor", SMALL, 0, recipe) for recipe in ("none", "tensorwise")),
+    *(Job("actor", SMALL, 0, "none", options=(option,)) for option in ("fuse_swiglu=true", "logprob_chunk_tokens=4096")),
     Job("critic", SMALL, 0, "none", sequences=256, prompt=512, response=1),
     *(Job("actor", SEVEN, 8, recipe) for recipe in RECIPES),  # as many layers as leave room for two rows of activations
 )
@@ -148,11 +155,12 @@ def model_table(jobs: list[Job], folder: Path) -> list[str]:
     base: dict[tuple[str, str], dict[str, Any]] = {}
     for job in jobs:
         found = run_model(job, folder)
-        what = f"{job.shape} {job.role} | {job.layers or 'all'} | {'bf16' if job.recipe == 'none' else f'FP8 {job.recipe}'}"
+        products = " ".join(["bf16" if job.recipe == "none" else f"FP8 {job.recipe}", *job.options])
+        what = f"{job.shape} {job.role} | {job.layers or 'all'} | {products}"
         if "failed" in found:
             lines.append(f"| {what} | {found['failed']} | | | | |")
             continue
-        if job.recipe == "none":
+        if job == job.plain:
             base[job.role, job.shape] = found
         reference = base.get((job.role, job.shape))
         faster = f"{reference['update']['seconds'] / found['update']['seconds']:.2f} x" if reference else "-"
@@ -174,8 +182,8 @@ def _rate(phase: dict[str, float]) -> str:
 
 def difference(job: Job, folder: Path) -> str:
     """Mean and largest difference of the log-probs from those in bf16 by the same weights."""
-    files = [folder / f"{each.name}.pt" for each in (replace(job, recipe="none"), job)]
-    if job.recipe == "none" or not all(file.is_file() for file in files):
+    files = [folder / f"{each.name}.pt" for each in (job.plain, job)]
+    if job == job.plain or not all(file.is_file() for file in files):
         return "-"
     reference, found = (torch.load(file, weights_only=True) for file in files)
     gap = (reference - found).abs()
@@ -306,7 +314,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     if "models" in arguments.only:
-        tiny = [replace(job, **TINY) for job in MODELS if job.recipe == "none"][:2]
+        tiny = [replace(job, **TINY) for job in MODELS if job.recipe == "none" and "fuse_swiglu=true" not in job.options][:3]
         parts.append(model_table(tiny if arguments.tiny else list(MODELS), folder))
     if "steps" in arguments.only:
         parts.append(step_table(folder, arguments.tiny))

@@ -6,7 +6,6 @@ counting them. What was unmapped is therefore measured at the device and taken o
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,7 +25,6 @@ class _Unmapped:
 def give_back_cached() -> None:
     """What PyTorch keeps for later goes back to the device, for those who take memory past its allocator."""
     if platform.is_gpu():
-        gc.collect()
         torch.cuda.empty_cache()
 
 
@@ -45,7 +43,6 @@ def remapping() -> Iterator[None]:
     give_back_cached()
     before, _ = free_and_total()
     yield
-    give_back_cached()
     _Unmapped.bytes += free_and_total()[0] - before
 
 

@@ -55,6 +55,7 @@ def _require_free_memory(config: RolloutConfig) -> None:
     """UserError where this GPU has less memory free than vLLM would ask for, and refuse to start without."""
     if not platform.is_gpu():
         return
+    gc.collect()
     device_memory.give_back_cached()
     free, total = device_memory.free_and_total()
     share = config.gpu_memory_utilization

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from megatron_sppo.config.algorithms import check_algorithm, critic_form
 from megatron_sppo.config.bounds import SFT, TRAINING, check_bounds
-from megatron_sppo.config.fp8 import Widths, check_fp8
+from megatron_sppo.config.fp8 import Widths, check_fp8, check_fp8_pair
 from megatron_sppo.config.knobs import REQUIRED
 from megatron_sppo.config.placement import check_placement, is_separate, ranks_that_roll_out, ranks_that_train
 from megatron_sppo.config.schema import ActorConfig, Config, ModelConfig, SFTConfig
@@ -52,6 +52,8 @@ def check(
         _check_mini_batches(name, model, train_ranks, num_responses, batch)
         if shape is not None:
             _check_shape(name, model, shape)
+    if critic_form(config):
+        check_fp8_pair(config.actor, config.critic)
     _check_rollout(config, ranks_that_roll_out(config, world_size), actor_shape)
     kl = config.algorithm.kl
     require(

@@ -66,6 +66,20 @@ def check_fp8(name: str, model: ModelConfig, device: Literal["cpu", "gpu"], shap
         _check_widths(name, model, shape)
 
 
+def check_fp8_pair(actor: ModelConfig, critic: ModelConfig) -> None:
+    """UserError where both models have delayed scales and share them over other ranks: ranks would wait for each other forever.
+
+    Transformer Engine updates the scales of all models of a process whenever one has made a pass, and replicas of one model make
+    as many passes as their sequences fill.
+    """
+    both = actor.fp8.recipe == critic.fp8.recipe == "delayed"
+    require(
+        not both or (actor.tp, actor.cp) == (critic.tp, critic.cp),
+        f"critic.fp8.recipe=delayed beside actor.fp8.recipe=delayed needs one layout, but critic.tp={critic.tp} and "
+        f"critic.cp={critic.cp} are not actor.tp={actor.tp} and actor.cp={actor.cp}: set critic.fp8.recipe=tensorwise",
+    )
+
+
 def _check_widths(name: str, model: ModelConfig, shape: Widths) -> None:
     unit, tp = MULTIPLES[model.fp8.recipe], model.tp
     heads_of_rank = shape.num_heads // tp + 2 * max(shape.num_kv_heads // tp, 1)

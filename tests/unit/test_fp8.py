@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from megatron.core.enums import Fp8Recipe
 from megatron.core.fp8_utils import is_first_last_bf16_layer
 
-from megatron_sppo.config.fp8 import MULTIPLES, check_fp8, row_multiple
+from megatron_sppo.config.fp8 import MULTIPLES, check_fp8, check_fp8_pair, row_multiple
 from megatron_sppo.config.load import load_config
 from megatron_sppo.config.schema import Config, ModelConfig
 from megatron_sppo.errors import UserError
@@ -97,6 +97,14 @@ def test_published_models_take_every_recipe(name: str, recipe: str) -> None:
 def test_mistakes(words: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         check_fp8("actor", actor(*words.split()), "gpu", SEVEN_B)
+
+
+def test_delayed_scales_of_two_models_over_other_ranks() -> None:
+    delayed, halved = actor("fp8.recipe=delayed"), actor("fp8.recipe=delayed", "tp=2")
+    for pair in ((delayed, delayed), (halved, actor("fp8.recipe=tensorwise")), (actor(), halved)):
+        check_fp8_pair(*pair)
+    with pytest.raises(UserError, match=r"critic.tp=1 and critic.cp=1 are not actor.tp=2 .* set critic.fp8.recipe=tensorwise"):
+        check_fp8_pair(halved, delayed)
 
 
 def test_a_width_that_the_kernels_do_not_take() -> None:

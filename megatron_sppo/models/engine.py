@@ -79,8 +79,7 @@ class MegatronEngine:
         self._num_trainings = 0  # that are entered
         self.is_calibrated = False  # delayed FP8 scales have seen activations
         self._total_steps = total_steps
-        mirrors = {part: Mirror(partial(self.storages, part), copies=part in COPIED) for part in PARTS}
-        self.residency = Residency(mirrors, partial(fp8.drop_copies, self.model))
+        self.residency = Residency({part: Mirror(partial(self.storages, part), copies=part in COPIED) for part in PARTS})
 
     def start_optimizer(self) -> None:
         """Create the optimizer from the parameters as they are now: call once they are filled."""
@@ -123,11 +122,12 @@ class MegatronEngine:
             return output.new_zeros(()), torch.zeros([], dtype=torch.int, device=output.device), collect(output, batch)
 
         with torch.no_grad(), self.residency.using("weights"), without_recomputation(self.model.config):
-            if self.config.fp8.recipe == "delayed" and not self.is_calibrated:
+            if self.config.fp8.recipe == "delayed" and not self.is_calibrated and platform.has_transformer_engine():
                 self._run(batches, as_loss, forward_only=True)
                 fp8.update_scales()
                 self.is_calibrated = True
             results: list[Result] = self._run(batches, as_loss, forward_only=True)
+            fp8.drop_copies(self.model)
         return results
 
     @contextmanager
@@ -141,7 +141,10 @@ class MegatronEngine:
             self._num_trainings += 1
             yield
             self._num_trainings -= 1
-            if not self._num_trainings and optimizer.overlap and optimizer.distributed:
+            if self._num_trainings:
+                return
+            fp8.drop_copies(self.model)
+            if optimizer.overlap and optimizer.distributed:
                 self.ddp.start_param_sync(force_sync=True)
 
     def update(self, batches: Sequence[Batch], loss: Callable[[Tensor, Batch], LossSum]) -> Update:

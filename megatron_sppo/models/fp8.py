@@ -15,7 +15,10 @@ def update_scales() -> None:
 
 
 def drop_copies(model: nn.Module) -> None:
-    """Let go of the weights' FP8 copies, two bytes a parameter; the next pass makes them anew, as after an optimizer step."""
+    """Let go of the weights' FP8 copies, two bytes a parameter, which would stay while vLLM samples.
+
+    The next pass makes them anew, as after each optimizer step: for a 7B model about 10 ms of memory traffic.
+    """
     for module in model.modules():
         copies = getattr(module, "_fp8_workspaces", None)
         if copies:

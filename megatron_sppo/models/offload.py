@@ -91,9 +91,7 @@ def _bytes(storage: UntypedStorage) -> Tensor:
 class Residency:
     """Which parts of one model are used now; those that leave are on the device just then."""
 
-    def __init__(self, mirrors: Mapping[Part, Mirror], on_leave: Callable[[], None] = lambda: None) -> None:
-        """``on_leave`` drops what is cheaper to make anew than to copy."""
-        self._on_leave = on_leave
+    def __init__(self, mirrors: Mapping[Part, Mirror]) -> None:
         self._mirrors, self._leaving = mirrors, tuple[Part, ...]()
         self._uses: Counter[Part] = Counter()
 
@@ -117,8 +115,6 @@ class Residency:
         self._leave(coming)  # not after an error, which ends the run: it may have left nothing to copy with
 
     def _leave(self, parts: Collection[Part]) -> None:
-        if parts:
-            self._on_leave()
         freed = sum(self._mirrors[part].leave() for part in parts)
         if freed:
             give_back_cached()

@@ -123,7 +123,8 @@ class Memory:
             sizes: dict[Part, float] = {"weights": state.weights, "gradients": state.gradients, "optimizer": state.optimizer}
             for part, size in sizes.items():
                 table[f"{name} {part}"] = dict.fromkeys((USED[name],) if part in leaving else PHASES, size)
-            table[f"{name} FP8 copies"] = dict.fromkeys(self._fp8_phases(name), shard.fp8_copies)
+            computes: tuple[Phase, ...] = ("log-probs", USED[name]) if name == "actor" else (USED[name],)
+            table[f"{name} FP8 copies"] = dict.fromkeys(computes, shard.fp8_copies)
         if rolls_out:
             table |= self._engine_rows()
         if shards:
@@ -131,12 +132,6 @@ class Memory:
         table["reshard buckets"] = {"reshard": self._staging()}
         table["CUDA context, NCCL"] = dict.fromkeys(PHASES, self.assumptions.context)
         return {name: row for name, row in table.items() if any(row.values())}
-
-    def _fp8_phases(self, name: str) -> tuple[Phase, ...]:
-        """Made by the first pass that reads them, dropped when a part of the model leaves."""
-        if not LEAVING[self.offload][name]:
-            return PHASES
-        return ("log-probs", USED[name]) if name == "actor" else (USED[name],)
 
     def _work_rows(self, actor: Shard, critic: Shard | None = None) -> Table:
         """What comes and goes while models compute."""

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 settings.register_profile("project", max_examples=40, deadline=None, derandomize=True, database=None)
 settings.load_profile("project")
 
-TIERS = ("unit", "distributed", "engine_cpu", "end_to_end", "gpu")
+TIERS = ("unit", "distributed", "engine_cpu", "end_to_end", "gpu", "transformer_engine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

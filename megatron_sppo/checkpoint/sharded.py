@@ -19,6 +19,7 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.validation import StrictHandling
 
+from megatron_sppo.models import fp8
 from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.parallel import megatron_versions
 
@@ -60,6 +61,7 @@ def _state(engine: MegatronEngine, is_loading: bool) -> dict[str, Any]:
 def plan_save(engine: MegatronEngine, folder: Path) -> AsyncRequest:
     """What is to be written into the empty ``folder``; its tensors may still be the engine's own. Collective."""
     with engine.groups.active(), torch.no_grad(), _nothing_to_reimport():
+        fp8.share_scales(engine.model, engine.groups.pg.dp_cp)
         state = _state(engine, is_loading=False)
         return dist_checkpointing.save(
             state, str(folder), async_sharded_save=True, content_metadata=dict(_FORMAT), **megatron_versions.save_arguments()

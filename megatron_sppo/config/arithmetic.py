@@ -377,14 +377,14 @@ def _warnings(config: Config) -> list[str]:
         found.append(
             f"validation.temperature=0 makes the validation.samples={config.validation.samples} samples of a prompt equal"
         )
+    if config.actor.fp8.recipe == "delayed":
+        found.append(
+            "actor.fp8.recipe=delayed moves scales between the old log-probs and the update, so that first ratios are not 1 "
+            "(up to 1.2 was seen): set actor.fp8.recipe=tensorwise"
+        )
     num_responses = config.prompts_per_step * config.algorithm.num_samples
     models = [("actor", config.actor, config.actor.epochs), ("critic", config.critic, config.critic.epochs)]
     for name, model, epochs in models if critic_form(config) else models[:1]:
         updates = config.steps * epochs * (num_responses // mini_batch_size(model, num_responses))
-        if name == "actor" and model.fp8.recipe == "delayed":
-            found.append(
-                "actor.fp8.recipe=delayed moves scales between the old log-probs and the update, so that first ratios are not 1 "
-                "(up to 1.2 was seen): set actor.fp8.recipe=tensorwise"
-            )
         found += _schedule_warnings(name, model, updates)
     return found

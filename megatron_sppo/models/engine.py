@@ -136,7 +136,6 @@ class MegatronEngine:
 
         On leaving, every rank has the weights of the last update.
         """
-        optimizer = self.config.optimizer
         with self.residency.using(*PARTS):
             self._num_trainings += 1
             yield
@@ -144,7 +143,7 @@ class MegatronEngine:
             if self._num_trainings:
                 return
             fp8.drop_copies(self.model)
-            if optimizer.overlap and optimizer.distributed:
+            if self.ddp.ddp_config.overlap_param_gather:
                 self.ddp.start_param_sync(force_sync=True)
 
     def update(self, batches: Sequence[Batch], loss: Callable[[Tensor, Batch], LossSum]) -> Update:

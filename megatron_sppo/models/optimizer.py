@@ -51,7 +51,7 @@ def build_optimizer(
         bf16=dtype == torch.bfloat16,
         params_dtype=dtype,
         use_distributed_optimizer=config.distributed,
-        overlap_param_gather=config.overlap and config.distributed,
+        overlap_param_gather=ddp.ddp_config.overlap_param_gather,
     )
     return get_megatron_optimizer(mcore, [ddp], use_gloo_process_groups=False, pg_collection=groups.pg)
 

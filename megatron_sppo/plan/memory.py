@@ -22,6 +22,7 @@ Phase = Literal["rollout", "critic update", "log-probs", "actor update", "reshar
 PHASES: tuple[Phase, ...] = ("rollout", "critic update", "log-probs", "actor update", "reshard")
 _MIB = 2**20
 USED: dict[str, Phase] = {"actor": "actor update", "critic": "critic update"}  # what `offload` brings back is there in these
+COMPUTES: dict[str, tuple[Phase, ...]] = {"actor": ("log-probs", "actor update"), "critic": ("critic update",)}
 STAGING = 4  # times rollout.reshard_cap_mib: two arenas of a round in each direction (megatron_sppo/reshard/executor.py)
 
 Table = dict[str, dict[Phase, float]]  # component -> phase -> bytes; phases in which it is absent are left out
@@ -123,8 +124,7 @@ class Memory:
             sizes: dict[Part, float] = {"weights": state.weights, "gradients": state.gradients, "optimizer": state.optimizer}
             for part, size in sizes.items():
                 table[f"{name} {part}"] = dict.fromkeys((USED[name],) if part in leaving else PHASES, size)
-            computes: tuple[Phase, ...] = ("log-probs", USED[name]) if name == "actor" else (USED[name],)
-            table[f"{name} FP8 copies"] = dict.fromkeys(computes, shard.fp8_copies)
+            table[f"{name} FP8 copies"] = dict.fromkeys(COMPUTES[name], shard.fp8_copies)
         if rolls_out:
             table |= self._engine_rows()
         if shards:
@@ -137,10 +137,7 @@ class Memory:
         """What comes and goes while models compute."""
         rows: Table = {
             "activations": self._activations(actor, critic),
-            "logits in chunks": {
-                "log-probs": actor.head_bytes,
-                "actor update": actor.head_bytes,
-            },
+            "logits in chunks": dict.fromkeys(COMPUTES["actor"], actor.head_bytes),
         }
         if self.setup.needs_reference:  # Actor.reference_logprobs keeps the policy's weights beside the reference's
             rows["policy's weights, swapped out"] = {"log-probs": actor.state.weights}

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from megatron_sppo.config.offload import Level
 from megatron_sppo.config.schema import Config
 from megatron_sppo.parallel import platform
+from megatron_sppo.parallel.device_memory import free_and_total
 from megatron_sppo.parallel.gpus import GPUS, find_gpu
 from megatron_sppo.plan.assumptions import Assumptions
 from megatron_sppo.plan.machines import Machines
@@ -24,7 +25,7 @@ def offload_level(config: Config) -> Level:
         return config.offload
     if not platform.is_gpu():
         return "none"
-    free, _ = torch.cuda.mem_get_info()
+    free, _ = free_and_total()
     mine = free + torch.cuda.memory_reserved()  # what is free but for this process's own models
     known = find_gpu(torch.cuda.get_device_name()) or GPUS["h100"]  # only its memory matters here
     world_size = dist.get_world_size()

@@ -65,6 +65,7 @@ class LiveWeights:
         self.modes: tuple[Mode, ...] = tuple(map(_mode, self._params))
         self._covered = _covered_elements(trace)
         self._group_of = self._group_params()
+        self._groups = tuple({id(group): group for group in self._group_of.values()}.values())  # in one order on every rank
         self._progress = _Progress()
         self._aliased: set[int] = set()
 
@@ -89,8 +90,9 @@ class LiveWeights:
     @property
     def largest_group_bytes(self) -> int:
         """Of the parameters of one staged or repacked module, as they are loaded."""
-        groups = {id(group): group for group in self._group_of.values()}.values()
-        sizes = (sum(self._params[param].size * self._params[param].dtype.itemsize for param in group.params) for group in groups)
+        sizes = (
+            sum(self._params[param].size * self._params[param].dtype.itemsize for param in group.params) for group in self._groups
+        )
         return max(sizes, default=0)
 
     @property
@@ -133,7 +135,7 @@ class LiveWeights:
 
         ``on_landed(param, flat)`` sees each staged parameter before it is turned into kernel form.
         """
-        self._progress = _Progress(open={id(g): len(g.params) for g in self._group_of.values()}, on_landed=on_landed)
+        self._progress = _Progress(open={id(group): len(group.params) for group in self._groups}, on_landed=on_landed)
         for param, loaded in enumerate(self._params):
             is_live = self.modes[param] != "staged" and param not in self._aliased
             if lost and is_live and self._covered[param] < loaded.size:
@@ -188,7 +190,7 @@ class LiveWeights:
         waiting = [name for name, group in self._waiting() if self._progress.open[id(group)]]
         assert not waiting, f"a push ended before {waiting[:3]} were complete"
         if self._at_end:
-            for group in {id(group): group for group in self._group_of.values()}.values():
+            for group in self._groups:
                 self._apply(group)
         assert not self._progress.landing, "what has landed was turned into kernel form"
 

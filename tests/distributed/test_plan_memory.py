@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 import pytest
 
 from tests.distributed.programs import plan_memory
-
-PREFIX = "MEMORY "
+from tests.launch import printed_results
 
 
 def test_weights_gradients_and_optimizer_are_what_is_allocated(
@@ -18,7 +16,7 @@ def test_weights_gradients_and_optimizer_are_what_is_allocated(
     if not request.config.getoption("--whole-matrix"):
         pytest.skip("--whole-matrix")
     output = torchrun(plan_memory.__file__, 2, timeout=180)
-    found = [json.loads(line.removeprefix(PREFIX)) for line in output.splitlines() if line.startswith(PREFIX)]
+    found = list(printed_results(output))
     assert len(found) == 2 * len(plan_memory.CASES)
     for row in found:
         for part in ("weights", "gradients", "optimizer"):

@@ -43,6 +43,7 @@ DELAYED_RATIO = 1.25  # the largest before the first update (1.11)
 
 PLACES = [f"{kind} {role}, {layout}" for kind, role, layout in product(MODELS, ROLES, LAYOUTS)]
 ACTORS = [place for place in PLACES if " actor" in place]
+IN_EVERY_WAY = [place for place in PLACES if place.split(", ")[1] != SHARDED]
 OVERLAPPED = [f"{kind} {role}, dp2" for kind, role in product(MODELS, ROLES)]
 
 
@@ -134,7 +135,7 @@ def test_fp8_is_no_bf16(results: dict[str, dict[str, Any]], name: str) -> None:
     assert all(results[f"{place}: {name}"]["steps"][0]["num_fp8_copies"] for place in PLACES)
 
 
-@pytest.mark.parametrize(("place", "name"), product([place for place in PLACES if place.split(", ")[1] != SHARDED], FORMATS))
+@pytest.mark.parametrize(("place", "name"), product(IN_EVERY_WAY, FORMATS))
 @pytest.mark.parametrize("way", WAYS)
 def test_recomputation_and_offload_change_no_bit(results: dict[str, dict[str, Any]], place: str, name: str, way: str) -> None:
     found, plain = results[f"{place}: {name}, {way}"], results[f"{place}: {name}"]
@@ -155,7 +156,7 @@ def test_nothing_waits_for_a_backward_pass(results: dict[str, dict[str, Any]]) -
     assert {case: result["num_queued"] for case, result in results.items() if result["num_queued"]} == {}
 
 
-@pytest.mark.parametrize(("place", "name"), product([place for place in PLACES if place.split(", ")[1] != SHARDED], FP8_FORMATS))
+@pytest.mark.parametrize(("place", "name"), product(IN_EVERY_WAY, FP8_FORMATS))
 def test_no_fp8_copy_of_a_weight_stays_while_the_model_is_away(results: dict[str, dict[str, Any]], place: str, name: str) -> None:
     found = results[f"{place}: {name}, offload=all"]
     assert found["num_fp8_copies_between"] == 0 < found["steps"][1]["num_fp8_copies"]

@@ -153,7 +153,7 @@ def test_a_fused_activation_keeps_one_tensor_less() -> None:
 
 
 def test_logits_exist_in_chunks_on_the_last_stage() -> None:
-    """1024 x 152064 x (4 + 4 + 2) = 1.56 GB; backward, the output layer's gradient: 152064 x 3584 x 10 = 5.45 GB."""
+    """1024 x 152064 x 2 bytes = 0.31 GB, forward and backward."""
     head = Shard(SEVEN, ModelConfig(), "lm", 0, 1)
     assert head.head_bytes == 1024 * 152064 * 2
     assert Shard(SEVEN, ModelConfig(pp=2), "lm", 0, 2).head_bytes == 0

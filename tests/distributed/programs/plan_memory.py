@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 2 plan_memory.py
 
-Prints a line ``MEMORY {"case": ..., "rank": ..., "weights": [bytes allocated, bytes planned], ...}`` per case and rank.
+Prints a line ``RESULT {"case": ..., "rank": ..., "weights": [bytes allocated, bytes planned], ...}`` per case and rank.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def main() -> None:
     platform.start_distributed()
     platform.quiet_upstream()
     for name, (head, knobs) in CASES.items():
-        print("MEMORY " + json.dumps(measure(name, head, knobs)), flush=True)
+        print("RESULT " + json.dumps(measure(name, head, knobs)), flush=True)
         dist.barrier()
     dist.destroy_process_group()
 

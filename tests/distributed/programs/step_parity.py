@@ -74,11 +74,12 @@ trained_value = cache(TrainedValue)
 
 def read_config(model: str, overrides: list[str]) -> Config:
     config = load_config(Config, [], [f"actor.path={model}", f"critic.path={model}", *DEFAULTS, *overrides])
-    of_actor, of_critic = config.actor.optimizer, config.critic.optimizer
-    layout = {"distributed": of_actor.distributed, "overlap": of_actor.overlap}
-    actor = replace(config.actor, optimizer=replace(OPTIMIZER, **layout, clip_grad=of_actor.clip_grad))
-    layout = {"distributed": of_critic.distributed, "overlap": of_critic.overlap}
-    critic = replace(config.critic, optimizer=replace(OPTIMIZER, **layout))
+    of_actor, of_critic = (
+        replace(OPTIMIZER, distributed=given.distributed, overlap=given.overlap)
+        for given in (config.actor.optimizer, config.critic.optimizer)
+    )
+    actor = replace(config.actor, optimizer=replace(of_actor, clip_grad=config.actor.optimizer.clip_grad))
+    critic = replace(config.critic, optimizer=of_critic)
     return replace(config, actor=actor, critic=critic)
 
 

@@ -20,7 +20,7 @@ from megatron_sppo.config.schema import ActorConfig
 from megatron_sppo.losses import LossSum
 from megatron_sppo.metrics import Max, Mean, Metric
 from megatron_sppo.models.batching import MiniBatch, epoch_order, plan_mini_batches
-from megatron_sppo.models.engine import MegatronEngine
+from megatron_sppo.models.engine import MegatronEngine, Snapshot
 from megatron_sppo.models.flops import Work
 from megatron_sppo.models.packing import PackedSequences, Reads, RowLayout, concatenate, pack, positions_before
 from megatron_sppo.parallel import platform
@@ -86,11 +86,11 @@ def loss_of_first_forward(loss: Loss) -> Loss:
 class Actor:
     def __init__(self, engine: MegatronEngine, config: ActorConfig, temperature: float) -> None:
         self.engine, self.config, self.temperature = engine, config, temperature
-        self._reference: list[Tensor] | None = None
+        self._reference: Snapshot | None = None
 
     def remember_reference(self) -> None:
         """Keep this rank's present parameters on the host as the KL's reference policy."""
-        self._reference = [param.detach().cpu().clone() for param in self.engine.model.parameters()]
+        self._reference = self.engine.snapshot(torch.device("cpu"))
 
     def _plan(self, prompts: Ragged, responses: Ragged, order: Sequence[int]) -> list[MiniBatch]:
         lengths = (prompts.lengths + responses.lengths).tolist()

@@ -79,6 +79,7 @@ MODELS = (
     *(Job("actor", SMALL, 0, "none", options=(option,)) for option in ("fuse_swiglu=true", "logprob_chunk_tokens=4096")),
     Job("critic", SMALL, 0, "none", sequences=256, prompt=512, response=1),
     *(Job("actor", SEVEN, 8, recipe) for recipe in RECIPES),  # as many layers as leave room for two rows of activations
+    *(Job("actor", SEVEN, 8, recipe, options=("fp8.parameters=true",)) for recipe in ("tensorwise", "blockwise")),
 )
 TINY = {"sequences": 4, "prompt": 32, "response": 96, "repeats": 1, "layers": 1, "shape": "Qwen2.5-0.5B"}
 # Whole steps: 1.5B actor and critic, 8k responses; a random model hardly ever ends one early.

@@ -29,6 +29,7 @@ from megatron_sppo.config.load import load_config
 from megatron_sppo.config.schema import Config
 from megatron_sppo.critic import Critic
 from megatron_sppo.metrics import values as metric_values
+from megatron_sppo.models import fp8
 from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.models.flops import Work, rates
 from megatron_sppo.models.gpt import check_layers
@@ -48,7 +49,7 @@ def fill(model: torch.nn.Module) -> None:
             elif param.dim() == 1:
                 param.zero_()
             else:
-                param.copy_(torch.randn(param.shape, generator=generator, device=param.device) * 0.02)
+                fp8.load(param, torch.randn(param.shape, generator=generator, device=param.device) * 0.02)
 
 
 def tokens(job: dict[str, Any], length: int, vocabulary: int, seed: int) -> Ragged:

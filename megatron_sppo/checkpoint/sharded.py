@@ -63,6 +63,9 @@ def plan_save(engine: MegatronEngine, folder: Path) -> AsyncRequest:
     with engine.groups.active(), torch.no_grad(), _nothing_to_reimport():
         fp8.share_scales(engine.model, engine.groups.pg.dp_cp)
         state = _state(engine, is_loading=False)
+        for value in state["model"].values():
+            if fp8.is_fp8(value.data):
+                value.data = fp8.plain(value.data).cpu()  # here, or on the device there would be a whole model in bf16
         return dist_checkpointing.save(
             state, str(folder), async_sharded_save=True, content_metadata=dict(_FORMAT), **megatron_versions.save_arguments()
         )
@@ -110,6 +113,7 @@ def load_engine(engine: MegatronEngine, folder: Path) -> None:
         engine.optimizer.load_state_dict(state["optimizer"])
         for group, values in zip(engine.optimizer.param_groups, configured, strict=True):
             group.update(values)
+        engine.cast_parameters()  # the model's own tensors say less where one side has them in FP8
         engine.scheduler.num_steps = state["scheduler_steps"]
         engine.scheduler.step(0)  # learning rate and decay of this position
 

@@ -32,7 +32,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class FP8Config:
-    """Matrix products of the layers in FP8, by Transformer Engine; parameters, norms, attention and heads stay in bf16."""
+    """Matrix products of the layers in FP8, by Transformer Engine; norms, attention and heads stay in bf16."""
 
     recipe: Literal["none", "delayed", "tensorwise", "blockwise"] = knob(
         "none",
@@ -40,6 +40,9 @@ class FP8Config:
     )
     bf16_first_layers: int = knob(0, "layers at the start that stay in bf16 (not with delayed)")
     bf16_last_layers: int = knob(0, "layers at the end that stay in bf16 (not with delayed)")
+    parameters: bool = knob(
+        False, "keep and gather the layers' matrices in FP8 alone; vLLM is given the numbers that the trainer multiplies by"
+    )
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,11 @@ def check_weight_sync(config: Config, device: Literal["cpu", "gpu"]) -> None:
             f"rollout.alias_weights=true shares memory by the plan of a reshard, which rollout.weight_sync={rollout.weight_sync} "
             "has not: set rollout.weight_sync=reshard"
         )
+    if config.actor.fp8.parameters:
+        raise UserError(
+            "rollout.alias_weights=true needs weights of one dtype on both sides, and actor.fp8.parameters=true keeps the "
+            "trainer's in FP8: set rollout.alias_weights=false"
+        )
     if rollout.placement == "separate":
         raise UserError(
             "rollout.alias_weights=true needs vLLM in the training ranks: set rollout.placement=colocated or "

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from megatron.core.distributed import finalize_model_grads
 from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.optimizer.optimizer import MixedPrecisionOptimizer
 from megatron.core.pipeline_parallel import schedules
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from torch import Tensor
@@ -45,6 +46,7 @@ class MicroBatch(Protocol):
 
 Batch = TypeVar("Batch", bound=MicroBatch)
 Result = TypeVar("Result")
+Snapshot = list[list[Tensor]]  # what holds each parameter, in the model's order
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,18 @@ class MegatronEngine:
         mcore.finalize_model_grads_func = partial(_finalize, groups=self.groups)
         mcore.grad_scale_func = self.optimizer.scale_loss
 
+    def cast_parameters(self) -> None:
+        """Make the parameters from the optimizer's fp32 ones, as a step does. Collective."""
+        for part in getattr(self.optimizer, "chained_optimizers", [self.optimizer]):
+            if isinstance(part, MixedPrecisionOptimizer):  # an fp32 model's parameters are the optimizer's
+                part._copy_main_params_to_model_params()  # noqa: SLF001
+        if self.config.optimizer.distributed:
+            self.ddp.start_param_sync(force_sync=True)
+        fp8.drop_copies(self.model)
+
     def storages(self, part: Part) -> Storages:
         """Of the device memory that a part of this model takes; an fp32 model's weights are what its optimizer steps."""
-        weights = storages_of(self.model.parameters())
+        weights = storages_of(tensor for parameter in self.model.parameters() for tensor in fp8.stored(parameter))
         if part == "weights":
             return weights
         if part == "gradients":
@@ -204,21 +215,24 @@ class MegatronEngine:
         output = model(packed.tokens_T[None], packed.positions_T[None], None, packed_seq_params=packed.row)
         return output, partial(loss, batch=batch)
 
+    def snapshot(self, device: torch.device | None = None) -> Snapshot:
+        """The present values of the parameters, copied to ``device`` (default: this rank's)."""
+        target = device or platform.device()
+        return [[tensor.to(target, copy=True) for tensor in fp8.stored(parameter)] for parameter in self.model.parameters()]
+
     @contextmanager
-    def swapped_parameters(self, parameters: Sequence[Tensor]) -> Iterator[None]:
-        """The model computes with ``parameters`` (host copies, in ``model.parameters()`` order) while inside."""
-        own = [param.detach().clone() for param in self.model.parameters()]
-        _copy_into(self.model, parameters)
+    def swapped_parameters(self, parameters: Snapshot) -> Iterator[None]:
+        """The model computes with ``parameters`` while inside."""
+        own = self.snapshot()
+        self._restore(parameters)
         try:
             yield
         finally:
-            _copy_into(self.model, own)
+            self._restore(own)
 
-
-def _copy_into(model: GPTModel, tensors: Sequence[Tensor]) -> None:
-    with torch.no_grad():
-        for param, tensor in zip(model.parameters(), tensors, strict=True):
-            param.copy_(tensor)
+    def _restore(self, values: Snapshot) -> None:
+        for parameter, held in zip(self.model.parameters(), values, strict=True):
+            fp8.restore(parameter, held)
 
 
 def _finalize(

@@ -112,6 +112,7 @@ def _fp8_options(fp8: FP8Config) -> dict[str, Any]:
         "first_last_layers_bf16": fp8.bf16_first_layers + fp8.bf16_last_layers > 0,
         "num_layers_at_start_in_bf16": fp8.bf16_first_layers,
         "num_layers_at_end_in_bf16": fp8.bf16_last_layers,
+        "fp8_param": fp8.parameters,
     }
 
 
@@ -167,7 +168,9 @@ def build_gpt(hf: HFModelConfig, config: ModelConfig, groups: ModelGroups, head:
     Collective over the model's ranks. ``head="lm"`` ends in an :class:`LMHead` (hidden states out),
     ``"value"`` in a :class:`ValueHead`.
     """
-    with groups.active(), _without_apex():
+    # Without gradients, Transformer Engine takes no memory yet for the transposes of FP8 parameters, and keeps no copy on the
+    # host of values that they do not have yet.
+    with groups.active(), _without_apex(), torch.no_grad():
         mcore = transformer_config(hf, config)
         model = GPTModel(
             config=mcore,

@@ -29,6 +29,7 @@ def wrap_ddp(model: GPTModel, config: OptimizerConfig, groups: ModelGroups) -> D
         overlap_grad_reduce=config.overlap,
         bucket_size=BUCKET_PARAMETERS,
         overlap_param_gather=config.overlap and config.distributed,
+        fp8_param_gather=model.config.fp8_param,
         check_for_nan_in_grad=True,  # a NaN ends the run with the rank's name instead of training on
     )
     return DistributedDataParallel(model.config, ddp, model, pg_collection=groups.pg)

@@ -90,7 +90,7 @@ class Memory:
         """Pinned or pageable memory of one node's training ranks together."""
         ranks = min(self.setup.machines.gpus_per_node, self.setup.train_ranks)
         shards = max(self._shards(), key=lambda shards: sum(shard.state.total for shard in shards))
-        found = {"checkpoint being written": ranks * sum(shard.state.weights + shard.state.optimizer for shard in shards)}
+        found = {"checkpoint being written": ranks * sum(shard.written_weights + shard.state.optimizer for shard in shards)}
         if self.offload != "none":
             found[f"what offload={self.offload} brings there"] = ranks * self.offload_bytes
         if self.setup.config.rollout.sleep and not self.setup.is_separate:
@@ -125,6 +125,7 @@ class Memory:
             for part, size in sizes.items():
                 table[f"{name} {part}"] = dict.fromkeys((USED[name],) if part in leaving else PHASES, size)
             table[f"{name} FP8 copies"] = dict.fromkeys(COMPUTES[name], shard.fp8_copies)
+            table[f"{name} FP8 transposes"] = {USED[name]: shard.fp8_transposes}
         if rolls_out:
             table |= self._engine_rows()
         if shards:

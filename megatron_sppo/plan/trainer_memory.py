@@ -8,7 +8,7 @@ gated MLPs, grouped queries and flash attention, which keeps no score matrix.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -83,16 +83,35 @@ class Shard:
     @property
     def state(self) -> ModelState:
         count = parameters(self.hf, self.config.tp, self.config.pp, self.head)[self.stage]
-        return ModelState.of(count, self.config, self.world_size)
+        state = ModelState.of(count, self.config, self.world_size)
+        saved = self._fp8_elements if self.config.fp8.parameters else 0.0  # a byte an element instead of two
+        return replace(state, weights=state.weights - saved)
+
+    @property
+    def written_weights(self) -> float:
+        """Bytes of the weights in a checkpoint, which knows no FP8."""
+        return self.state.weights + (self._fp8_elements if self.config.fp8.parameters else 0.0)
 
     @property
     def fp8_copies(self) -> float:
-        """Transformer Engine's, of the matrices of a layer: a byte an element, as it is and transposed."""
-        if self.config.fp8.recipe == "none":
+        """Of bf16 matrices, kept by Transformer Engine while the model computes: a byte an element, as it is and transposed."""
+        return 0.0 if self.config.fp8.parameters else 2 * self._fp8_elements
+
+    @property
+    def fp8_transposes(self) -> float:
+        """Of FP8 parameters, which a backward pass needs: a byte an element."""
+        return self._fp8_elements if self.config.fp8.parameters else 0.0
+
+    @property
+    def _fp8_elements(self) -> float:
+        """Of this rank's matrices that are multiplied in FP8: those of the layers but the first and last that stay in bf16."""
+        fp8, hf = self.config.fp8, self.hf
+        if fp8.recipe == "none":
             return 0.0
-        hf = self.hf
+        in_bf16 = fp8.bf16_first_layers * (self.stage == 0) + fp8.bf16_last_layers * self.is_last
         attention = 2 * (hf.num_heads + hf.num_kv_heads) * hf.head_dim * hf.hidden_size
-        return 2 * self.num_layers * (attention + 3 * hf.hidden_size * hf.ffn_size) / self.config.tp
+        num_layers = max(0, self.num_layers - in_bf16)
+        return num_layers * (attention + 3 * hf.hidden_size * hf.ffn_size) / self.config.tp
 
     @property
     def num_layers(self) -> int:

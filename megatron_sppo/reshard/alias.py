@@ -5,14 +5,13 @@ With equal TP and one stage these are all but the QKV of ranks with more than on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from megatron_sppo.reshard.boxes import Boxes, RankLayout
 from megatron_sppo.reshard.copies import Copies
+from megatron_sppo.reshard.source import FlatParameters
 
 if TYPE_CHECKING:
     from megatron_sppo.rollout.live_weights import LiveWeights  # imports vLLM
@@ -49,8 +48,8 @@ def aliasable_share(source: RankLayout, target: RankLayout) -> float:
 class Aliases:
     """The parameters of this rank's engine that are the trainer's own memory."""
 
-    def __init__(self, source: RankLayout, target: RankLayout, memory: Sequence[Tensor], weights: LiveWeights) -> None:
-        """Alias all that can be; ``memory`` are the trainer's flat parameters as in ``source``, ``weights`` the engine's."""
+    def __init__(self, source: RankLayout, target: RankLayout, memory: FlatParameters, weights: LiveWeights) -> None:
+        """Alias all that can be; ``memory`` are the trainer's parameters as in ``source``, ``weights`` the engine's."""
         self._memory, self._weights = memory, weights
         same = identical_params(source, target).items()
         self._held = {param: held for param, held in same if weights.alias(param, memory[held])}

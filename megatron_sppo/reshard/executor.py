@@ -10,7 +10,7 @@ there.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from megatron_sppo.reshard.messages import Copy, Handover, Message, RankRound, a
 from megatron_sppo.reshard.push_cost import PushCost
 from megatron_sppo.reshard.rounds import Rounds
 from megatron_sppo.reshard.shared_arenas import SharedArenas
+from megatron_sppo.reshard.source import FlatParameters
 
 
 class Target(Protocol):
@@ -63,7 +64,7 @@ class Executor:
         local: Copies,
         rounds: Rounds,
         rank: int,
-        source: Sequence[Tensor],
+        source: FlatParameters,
         target: Target | None,
         wire: torch.dtype,
         device: torch.device,
@@ -72,7 +73,7 @@ class Executor:
     ) -> None:
         """The copies of all ranks that do not travel, and those that do. Ranks are those of ``group``.
 
-        ``source`` are this rank's flat parameters by the plan's numbers, ``target`` those of its engine; elements travel as
+        ``source`` are this rank's parameters by the plan's numbers, ``target`` those of its engine; elements travel as
         ``wire``, between ranks of a machine through ``shared`` if given.
         """
         self._source, self._target, self._wire, self._device, self._group = source, target, wire, device, group
@@ -96,7 +97,7 @@ class Executor:
         self._arenas: dict[tuple[str, int], Tensor] = {}  # by direction and slot, while a push goes on
 
     def _sends_in_place(self, copy: Copy) -> bool:
-        return copy.leaves_one_stretch and self._source[copy.source_param].dtype == self._wire
+        return copy.leaves_one_stretch and self._source.lies_there_as(copy.source_param, self._wire)
 
     def _receives_in_place(self, copy: Copy) -> bool:
         assert self._target is not None, "a rank without an engine receives nothing"

@@ -18,6 +18,7 @@ from megatron_sppo.errors import WeightMismatch
 from megatron_sppo.parallel import platform
 from megatron_sppo.reshard.copies import Copies
 from megatron_sppo.reshard.messages import Copy, copy_table
+from megatron_sppo.reshard.source import FlatParameters
 from megatron_sppo.rollout.checksum import rectangle_checksum, same_bits
 
 _SHOWN = 5
@@ -26,8 +27,8 @@ _SHOWN = 5
 class Proof:
     """Of one plan; collects this rank's checksums while a push goes on, then compares."""
 
-    def __init__(self, copies: Copies, names: Sequence[str], rank: int, source: Sequence[Tensor], wire: torch.dtype) -> None:
-        """``names`` are those of the HF tensors, in the plan's order; ``source`` this rank's flat parameters of the trainer."""
+    def __init__(self, copies: Copies, names: Sequence[str], rank: int, source: FlatParameters, wire: torch.dtype) -> None:
+        """``names`` are those of the HF tensors, in the plan's order; ``source`` this rank's parameters of the trainer."""
         self._copies, self._names, self._source, self._wire = copies, names, source, wire
         is_compared = copies.is_local if not platform.is_gpu() else np.zeros(len(copies), dtype=np.bool_)
         leaving = ((copies.source == rank) & ~is_compared).nonzero()[0]

@@ -11,7 +11,6 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.models.hf_config import HFModelConfig
@@ -25,7 +24,7 @@ from megatron_sppo.reshard.executor import Executor
 from megatron_sppo.reshard.proof import Proof
 from megatron_sppo.reshard.push_plan import PushPlan
 from megatron_sppo.reshard.shared_arenas import SharedArenas
-from megatron_sppo.reshard.source import live_source
+from megatron_sppo.reshard.source import FlatParameters, live_source
 from megatron_sppo.reshard.target import target_layout
 from megatron_sppo.reshard.traffic import format_bytes
 from megatron_sppo.rollout.vllm_engine import VLLMEngine
@@ -91,6 +90,7 @@ class ReshardSync:
         pushed = time.perf_counter()
         if is_proven:
             self.prove()
+        self._source.release()
         return {
             **cost.metrics(),
             "perf/reshard/push_seconds": pushed - started,
@@ -128,12 +128,13 @@ class ReshardSync:
         if self._weights is not None:
             for param in self._weights.comparable:
                 self._proof.subtract_target(param, self._weights.live(param))
+        self._source.release()
         self._proof.conclude(self._job.host_group)
 
 
-def _source_of(policy: MegatronEngine | None, hf: HFModelConfig, shapes: Shapes) -> tuple[RankLayout, list[Tensor]]:
+def _source_of(policy: MegatronEngine | None, hf: HFModelConfig, shapes: Shapes) -> tuple[RankLayout, FlatParameters]:
     if policy is None:
-        return RankLayout.empty(), []
+        return RankLayout.empty(), FlatParameters(())
     return live_source(mapped_parameters(policy.model), hf, shapes, policy.groups.tp_rank, policy.groups.layout.tp)
 
 

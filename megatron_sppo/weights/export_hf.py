@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from megatron_sppo.models import fp8
 from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.parallel import platform
 from megatron_sppo.parallel.groups import ModelGroups
@@ -40,7 +41,7 @@ def _from_stage(entry: _Entry, parameters: dict[str, Tensor], dtype: torch.dtype
     """This TP rank's part of the parameter, on all stages; cast before it travels."""
     target = dtype or entry.dtype
     if entry.stage == groups.pp_rank:
-        part = parameters[entry.name].to(target)
+        part = fp8.plain(parameters[entry.name]).to(target)
     else:
         part = torch.empty(entry.shape, dtype=target, device=platform.device())
     if groups.layout.pp > 1:
@@ -65,7 +66,7 @@ def iter_hf_tensors(
     embedding once and no lm_head; a value model yields its trunk, its scalar head has no HF counterpart. With a distributed
     optimizer that gathers parameters lazily (``overlap_param_gather``), have them gathered before calling this.
     """
-    parameters = {name: parameter.detach() for name, parameter in mapped_parameters(model).items()}
+    parameters: dict[str, Tensor] = dict(mapped_parameters(model))
     for entry in _catalogue(parameters, groups):
         if entry.name == OUTPUT_LAYER and hf.tied_embeddings:
             continue  # the last stage's copy of the embedding

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from megatron_sppo.errors import UserError
+from megatron_sppo.models import fp8
 from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.parallel.groups import ModelGroups
 from megatron_sppo.weights.mapping import mapped_parameters, rule_for
@@ -104,4 +105,4 @@ def load_hf_weights(model: nn.Module, hf: HFModelConfig, folder: str | Path, gro
                 f"{', '.join(rule.sizes)} in {reader.path} make a parameter of shape {tuple(loaded.shape)} where its "
                 f"config.json says {tuple(parameter.shape)}; fix config.json or use the weights that belong to it."
             )
-        parameter.copy_(loaded)
+        fp8.load(parameter, loaded)

@@ -13,7 +13,7 @@ from tests.launch import printed_results
 PROGRAM = Path(__file__).parent / "programs" / "models.py"
 BF16_LIMIT = 0.02  # mean |difference| of a log-prob
 FP8_LIMIT = 0.25  # rounding to FP8 alone, simulated on a CPU for this very model: 0.156 (delayed), 0.145 (tensorwise)
-RECIPES = ("delayed", "tensorwise", "blockwise")
+RECIPES = ("delayed", "tensorwise", "blockwise", "tensorwise parameters", "blockwise parameters")
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,7 @@ def test_fp8_agrees_with_bf16(transformer_engine: None, results: dict[str, Any],
     assert found["packed_against_single"] < FP8_LIMIT, found
     assert 0.8 < found["grad_norm_ratio"] < 1.25, found
     assert found["padded_to"] == 0, "tokens of a row over the recipe's multiple"
+    assert found["against_copies"] == 0.0, "FP8 parameters are what FP8 copies of bf16 ones would be, before and after an update"
 
 
 def test_what_leaves_gives_its_memory_back_and_changes_nothing(results: dict[str, Any]) -> None:

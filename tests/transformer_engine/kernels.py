@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partialmethod
 from itertools import pairwise
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ import torch.nn.functional as F
 import transformer_engine.pytorch  # noqa: F401 - loads the library that the next one is made for
 import transformer_engine_torch as tex
 from torch import Tensor
+from torch.distributed import ProcessGroup, distributed_c10d
 from transformer_engine.pytorch import distributed
 from transformer_engine.pytorch.attention.dot_product_attention import dot_product_attention
 from transformer_engine.pytorch.attention.dot_product_attention import utils as attention_utils
@@ -83,15 +85,25 @@ def quantize(tensor: Tensor, quantizer: Quantizer, out: Any = None, noop: Tensor
         return fresh
     for name in COPIES:
         if hasattr(fresh, name):
-            setattr(out, name, getattr(fresh, name))
+            _put(out, name, getattr(fresh, name))
     return out
+
+
+def _put(out: Any, name: str, value: Any) -> None:
+    """In the memory that is there, which an FP8 parameter shares with a buffer of Megatron's."""
+    held = getattr(out, name)
+    if isinstance(held, Tensor) and isinstance(value, Tensor):
+        held.copy_(value.view(held.shape))
+    else:
+        setattr(out, name, value)
 
 
 def _quantize_whole(x: Tensor, quantizer: Float8Quantizer | Float8CurrentScalingQuantizer) -> Float8TensorStorage:
     """One scale: of the history (delayed), whose maximum goes on record here, or of the tensor itself."""
     amax = x.abs().max().float()
     if isinstance(quantizer, Float8Quantizer):
-        quantizer.amax.copy_(torch.maximum(quantizer.amax, amax))
+        if quantizer.amax.numel():  # a caller that has found the scale itself gives none
+            quantizer.amax.copy_(torch.maximum(quantizer.amax, amax))
         scale = quantizer.scale.reshape(())
     else:
         if quantizer.with_amax_reduction:
@@ -167,6 +179,47 @@ def swap_first_dims(tensor: Tensor, out: Tensor | None = None) -> Tensor:
 def bgrad_quantize(grad: Tensor, quantizer: Quantizer) -> tuple[Tensor, Any]:
     """A bias's gradient, and the gradient of what it was added to in FP8."""
     return as_matrix(grad).float().sum(0).to(grad.dtype), quantize(grad.contiguous(), quantizer)
+
+
+def dequantize(tensor: Float8TensorStorage, dtype: tex.DType) -> Tensor:
+    return (tensor._data.view(FP8[tensor._fp8_dtype]).float() * tensor._scale_inv).to(TORCH_DTYPES[dtype])
+
+
+# FP8 parameters, cast from a data-parallel rank's shards of fp32 weights. Maxima of all shards are there when scales are found.
+
+
+def compute_amax(shard: Tensor, amax: Tensor) -> None:
+    amax.copy_(shard.abs().max().float())
+
+
+def multi_tensor_compute_scale_and_scale_inv(
+    chunk: int, noop: Tensor, lists: Sequence[Sequence[Tensor]], limit: float, force_pow_2_scales: bool, epsilon: float
+) -> None:
+    for amax, scale, inverse in zip(*lists, strict=True):
+        found = torch.where(amax > 0, limit / amax.clamp_min(epsilon), 1.0)
+        scale.copy_(found.log2().floor().exp2() if force_pow_2_scales else found)
+        inverse.copy_(scale.reciprocal())
+
+
+def _in_whole(shard: Tensor, height: int, width: int, start: int) -> Tensor:
+    """A shard's elements in their places of a matrix that is zero elsewhere."""
+    flat = shard.new_zeros(height * width, dtype=torch.float32)
+    flat[start : start + shard.numel()] = shard.float()
+    return flat.view(height, width)
+
+
+def fp8_block_scaling_compute_partial_amax(shard: Tensor, amax: Tensor, height: int, width: int, start: int, block: int) -> None:
+    assert block == BLOCK and height % BLOCK == width % BLOCK == 0
+    whole = _in_whole(shard, height, width, start).abs()
+    found = whole.reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK).amax((1, 3))
+    amax[:, : width // BLOCK].copy_(found)
+
+
+def fp8_block_scaling_partial_cast(
+    shard: Tensor, out: Tensor, scale: Tensor, height: int, width: int, start: int, block: int, fp8: tex.DType
+) -> None:
+    scales = _spread(scale[:, : width // BLOCK], BLOCK)
+    out.copy_(cast(_in_whole(shard, height, width, start), scales, fp8).flatten()[start : start + shard.numel()])
 
 
 # Products.
@@ -343,14 +396,20 @@ def _init_as_on_a_gpu(self: Any, *args: Any, plain: Callable[..., None], **kwarg
         plain(self, *args, **kwargs)
 
 
-def _without_coalescing_on_a_device() -> None:
-    """Gloo joins collectives into one only where no device is named."""
-    plain = torch.distributed._coalescing_manager
-
-    def by_the_host(group: Any = None, device: torch.device | None = None, async_ops: bool = False) -> Any:
-        return plain(group, None, async_ops)
-
-    torch.distributed._coalescing_manager = by_the_host
+@contextmanager
+def _one_after_the_other(
+    group: ProcessGroup | None = None, device: torch.device | None = None, async_ops: bool = False
+) -> Iterator[SimpleNamespace]:
+    """Queued collectives, each on its own: gloo joins them into one only where all are of one dtype and no device is named."""
+    group = group or torch.distributed.group.WORLD
+    works: list[Any] = []
+    queued = distributed_c10d._world.pg_coalesce_state.setdefault(group, [])
+    yield SimpleNamespace(wait=lambda: [work.wait() for work in works])
+    del distributed_c10d._world.pg_coalesce_state[group]
+    for each in queued:
+        tensors = [each.tensor] if each.dst_tensor is None else [each.dst_tensor, each.tensor]
+        reduction = {} if each.redop is None else {"op": each.redop}
+        works.append(each.op(*tensors, group=group, async_op=async_ops, **reduction))
 
 
 def _pretend_to_be_on_hopper() -> None:
@@ -371,10 +430,15 @@ def install() -> None:
     assert not torch.cuda.is_available(), "with a GPU, run Transformer Engine itself"
     os.environ["NVTE_UNFUSED_FP8_UPDATE"] = "1"  # delayed scales by Transformer Engine's own PyTorch, without a kernel
     _pretend_to_be_on_hopper()
-    _without_coalescing_on_a_device()
+    torch.distributed._coalescing_manager = _one_after_the_other
+    _replace(distributed_c10d._coalescing_manager, _one_after_the_other)
     for kernel in (quantize, generic_gemm, rmsnorm_fwd, rmsnorm_bwd, bgrad_quantize, fp8_transpose, swap_first_dims):
         _replace(getattr(tex, kernel.__name__), kernel)
     for kernel in (multi_tensor_adam, multi_tensor_l2norm, multi_tensor_scale):
+        _replace(getattr(tex, kernel.__name__), kernel)
+    for kernel in (dequantize, compute_amax, multi_tensor_compute_scale_and_scale_inv):
+        _replace(getattr(tex, kernel.__name__), kernel)
+    for kernel in (fp8_block_scaling_compute_partial_amax, fp8_block_scaling_partial_cast):
         _replace(getattr(tex, kernel.__name__), kernel)
     _replace(tex.get_cublasLt_version, lambda: 130100)
     _replace(gemm.get_cublas_workspace, lambda *args: torch.empty(1))

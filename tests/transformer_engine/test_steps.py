@@ -28,8 +28,15 @@ FORMATS: dict[str, list[str]] = {
     "blockwise": ["fp8.recipe=blockwise"],
     "tensorwise, first layer in bf16": ["fp8.recipe=tensorwise", "fp8.bf16_first_layers=1"],
     "blockwise, first layer in bf16": ["fp8.recipe=blockwise", "fp8.bf16_first_layers=1"],
+    "tensorwise parameters": ["fp8.recipe=tensorwise", "fp8.parameters=true"],
+    "blockwise parameters": ["fp8.recipe=blockwise", "fp8.parameters=true"],
+    "blockwise parameters, first layer in bf16": ["fp8.recipe=blockwise", "fp8.parameters=true", "fp8.bf16_first_layers=1"],
 }
 FP8_FORMATS = [name for name in FORMATS if name != BF16]
+# Those with FP8 parameters, and what each has in common with the one that keeps bf16 parameters beside their FP8 copies.
+PARAMETERS = {name: name.replace(" parameters", "") for name in FORMATS if "parameters" in name}
+COPIES = [name for name in FP8_FORMATS if name not in PARAMETERS]
+UNCLIPPED = ["optimizer.clip_grad=0"]  # the norm, a sum over other shards, differs in its last bits, and so would all gradients
 # What changes memory alone.
 WAYS = ("recompute=selective", "recompute=full", "offload=all")
 
@@ -44,6 +51,7 @@ DELAYED_RATIO = 1.25  # the largest before the first update (1.11)
 PLACES = [f"{kind} {role}, {layout}" for kind, role, layout in product(MODELS, ROLES, LAYOUTS)]
 ACTORS = [place for place in PLACES if " actor" in place]
 IN_EVERY_WAY = [place for place in PLACES if place.split(", ")[1] != SHARDED]
+OVERLAPPED_FORMATS = (BF16, "tensorwise", "tensorwise parameters", "blockwise parameters")
 OVERLAPPED = [f"{kind} {role}, dp2" for kind, role in product(MODELS, ROLES)]
 
 
@@ -62,14 +70,16 @@ def cases_of(place: str, model: Path, role: str, layout: str) -> dict[str, dict[
             more = {"offload": value} if key == "offload" else {}
             chosen = [*overrides, *words, *([] if more else [way])]
             cases[f"{place}: {name}, {way}"] = {"subject": subject(model, role, "transformer_engine", chosen), **more}
+        if name in PARAMETERS or name in PARAMETERS.values():
+            chosen = [*overrides, *words, *UNCLIPPED]
+            cases[f"{place}: {name}, unclipped"] = {"subject": subject(model, role, "transformer_engine", chosen)}
     return cases
 
 
 def overlap_cases(place: str, model: Path, role: str) -> dict[str, dict[str, Any]]:
-    """Without clipping: the norm, a sum over other shards, differs in its last bits, and each clipped gradient would too."""
     found = {}
-    for name, overlap in product((BF16, "tensorwise"), ("false", "true")):
-        words = [*FORMATS[name], f"optimizer.overlap={overlap}", "optimizer.clip_grad=0"]
+    for name, overlap in product(OVERLAPPED_FORMATS, ("false", "true")):
+        words = [*FORMATS[name], f"optimizer.overlap={overlap}", *UNCLIPPED]
         found[f"{place}: {name}, overlap={overlap}"] = {"subject": subject(model, role, "transformer_engine", words)}
     return found
 
@@ -93,7 +103,7 @@ def results(
     for num_ranks, cases in on_ranks.items():
         file = tmp_path_factory.mktemp("steps") / "cases.json"
         file.write_text(json.dumps(cases))
-        output = torchrun(PROGRAM, num_ranks, args=[file], timeout=400)
+        output = torchrun(PROGRAM, num_ranks, args=[file], timeout=600)
         found |= {line["case"]: line for line in printed_results(output)}
     return found
 
@@ -132,7 +142,16 @@ def test_fp8_is_no_bf16(results: dict[str, dict[str, Any]], name: str) -> None:
     for place in PLACES:
         fingerprints = {results[f"{place}: {other}"]["weights"] for other in FORMATS}
         assert len(fingerprints) == len(FORMATS), place
-    assert all(results[f"{place}: {name}"]["steps"][0]["num_fp8_copies"] for place in PLACES)
+    kept = [results[f"{place}: {name}"] for place in PLACES]
+    assert all(each["num_fp8_parameters"] if name in PARAMETERS else each["steps"][0]["num_fp8_copies"] for each in kept)
+
+
+@pytest.mark.parametrize(("place", "name"), product(PLACES, PARAMETERS))
+def test_fp8_parameters_change_no_bit(results: dict[str, dict[str, Any]], place: str, name: str) -> None:
+    """They hold what FP8 copies of bf16 ones would: the layers' four matrices, each of them cast from shards of fp32 weights."""
+    found, copies = results[f"{place}: {name}, unclipped"], results[f"{place}: {PARAMETERS[name]}, unclipped"]
+    assert (found["num_fp8_parameters"], copies["num_fp8_parameters"]) == (4 if "first layer" in name else 8, 0)
+    assert mean_difference(found, copies) == 0.0 and norm_error(found, copies) < 1e-6
 
 
 @pytest.mark.parametrize(("place", "name"), product(IN_EVERY_WAY, FORMATS))
@@ -159,11 +178,13 @@ def test_nothing_waits_for_a_backward_pass(results: dict[str, dict[str, Any]]) -
 @pytest.mark.parametrize(("place", "name"), product(IN_EVERY_WAY, FP8_FORMATS))
 def test_no_fp8_copy_of_a_weight_stays_while_the_model_is_away(results: dict[str, dict[str, Any]], place: str, name: str) -> None:
     found = results[f"{place}: {name}, offload=all"]
-    assert found["num_fp8_copies_between"] == 0 < found["steps"][1]["num_fp8_copies"]
+    assert found["num_fp8_copies_between"] == 0
+    if name in COPIES:
+        assert found["steps"][1]["num_fp8_copies"]
 
 
 @pytest.mark.parametrize("place", OVERLAPPED)
-@pytest.mark.parametrize("name", [BF16, "tensorwise"])
+@pytest.mark.parametrize("name", OVERLAPPED_FORMATS)
 def test_overlap_changes_no_bit(results: dict[str, dict[str, Any]], place: str, name: str) -> None:
     """Transformer Engine adds weight gradients to Megatron's buffers itself, and buckets leave as soon as they are complete."""
     found, plain = results[f"{place}: {name}, overlap=true"], results[f"{place}: {name}, overlap=false"]

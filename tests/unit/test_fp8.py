@@ -67,6 +67,8 @@ def test_megatron_is_told_the_recipe_and_the_layers_in_bf16() -> None:
     delayed = transformer_config(TINY, actor("fp8.recipe=delayed"))
     assert (delayed.fp8_recipe, delayed.fp8_amax_history_len, delayed.fp8_amax_compute_algo) == ("delayed", 1024, "max")
     assert transformer_config(TINY, actor()).fp8 is None
+    assert not config.fp8_param
+    assert transformer_config(TINY, actor("fp8.recipe=blockwise", "fp8.parameters=true")).fp8_param
 
 
 def test_without_fp8_every_layer_is_in_bf16_anyway() -> None:
@@ -91,6 +93,15 @@ def test_published_models_take_every_recipe(name: str, recipe: str) -> None:
         (
             "fp8.recipe=tensorwise fp8.bf16_first_layers=15 pp=2",
             "actor.fp8.bf16_first_layers=15 exceeds the 14 layers of a pipeline stage: set it to 14 or less",
+        ),
+        ("fp8.parameters=true", "actor.fp8.parameters=true goes with FP8 products alone: set actor.fp8.recipe=tensorwise"),
+        (
+            "fp8.recipe=delayed fp8.parameters=true",
+            "actor.fp8.parameters=true needs scales from the start, .* set actor.fp8.recipe=tensorwise",
+        ),
+        (
+            "fp8.recipe=tensorwise fp8.parameters=true optimizer.distributed=false",
+            "actor.fp8.parameters=true is cast from shards .* set actor.optimizer.distributed=true",
         ),
     ],
 )

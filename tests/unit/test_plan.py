@@ -145,6 +145,26 @@ def test_fp8_layers_keep_a_byte_a_matrix_element_twice() -> None:
     config = ModelConfig(tp=2, fp8=FP8Config(recipe="tensorwise"))
     assert Shard(SEVEN, config, "lm", 0, 2).fp8_copies == 2 * 28 * layer / 2
     assert set(memory("actor.fp8.recipe=tensorwise").tables["rank"]["actor FP8 copies"]) == {"log-probs", "actor update"}
+    ends = FP8Config(recipe="tensorwise", bf16_first_layers=2, bf16_last_layers=1)
+    found = [Shard(SEVEN, ModelConfig(tp=2, pp=2, fp8=ends), "lm", stage, 4).fp8_copies for stage in (0, 1)]
+    assert found == [2 * 12 * layer / 2, 2 * 13 * layer / 2]
+
+
+def test_fp8_parameters_take_a_byte_and_another_for_their_transpose_in_an_update() -> None:
+    layer = 3584 * (2 * 28 + 2 * 4) * 128 + 3 * 3584 * 18944
+    copies, alone = (
+        Shard(SEVEN, ModelConfig(tp=2, fp8=FP8Config(recipe="tensorwise", parameters=parameters)), "lm", 0, 2)
+        for parameters in (False, True)
+    )
+    assert copies.state.weights - alone.state.weights == alone.fp8_transposes == 28 * layer / 2
+    assert (alone.fp8_copies, copies.fp8_transposes) == (0, 0)
+    assert alone.written_weights == copies.written_weights == copies.state.weights
+    assert alone.state.optimizer == copies.state.optimizer
+    both = [memory("actor.fp8.recipe=tensorwise", f"actor.fp8.parameters={value}") for value in ("false", "true")]
+    phases = [totals(each.tables["rank"]) for each in both]
+    held = 28 * layer / 4  # at TP 4
+    for phase, bytes_saved in {"rollout": held, "log-probs": 3 * held, "actor update": 2 * held}.items():
+        assert phases[0][phase] - phases[1][phase] == pytest.approx(bytes_saved), phase
 
 
 def test_a_fused_activation_keeps_one_tensor_less() -> None:

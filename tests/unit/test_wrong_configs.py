@@ -232,6 +232,10 @@ WITHOUT_MODEL = {
         "rollout.alias_weights=true shares memory by the plan of a reshard, which rollout.weight_sync=gather has not: "
         "set rollout.weight_sync=reshard"
     ),
+    "rollout.alias_weights=true actor.fp8.recipe=tensorwise actor.fp8.parameters=true": (
+        "rollout.alias_weights=true needs weights of one dtype on both sides, and actor.fp8.parameters=true keeps the "
+        "trainer's in FP8: set rollout.alias_weights=false"
+    ),
     "rollout.alias_weights=true rollout.execution=compiled": (
         "rollout.execution=compiled captures the addresses of vLLM's own weights, which rollout.alias_weights=true "
         "replaces: set rollout.execution=eager or rollout.alias_weights=false"

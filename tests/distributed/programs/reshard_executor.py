@@ -22,6 +22,7 @@ from megatron_sppo.reshard.declared import Cluster, layouts
 from megatron_sppo.reshard.executor import Executor
 from megatron_sppo.reshard.push_plan import PushPlan
 from megatron_sppo.reshard.shared_arenas import SharedArenas
+from megatron_sppo.reshard.source import FlatParameters
 
 DENSE = HFModelConfig("qwen2", 4, 64, 4, 2, 16, 96, 199, False, 1e4, 1e-6, 64, ())
 MOE = MoEModelConfig(**(dataclasses.asdict(DENSE) | {"family": "qwen3", "num_layers": 2}), num_experts=8, expert_ffn_size=32)
@@ -101,7 +102,7 @@ def check(name: str, machines: Sequence[int], cap: int, wire: torch.dtype) -> in
     target = Memory([len(values) for values in expected], wire) if expected else None
     device = torch.device("cpu")
     shared = SharedArenas.open(plan.rounds, machines, wire, rank, None)
-    executor = Executor(plan.local, plan.rounds, rank, source, target, wire, device, None, shared)
+    executor = Executor(plan.local, plan.rounds, rank, FlatParameters(source), target, wire, device, None, shared)
     assert executor.staging_bytes <= 4 * cap, f"{name}: {executor.staging_bytes} bytes of staging under a cap of {cap}"
     for _ in range(3):
         cost = executor.run()

@@ -31,6 +31,7 @@ from megatron_sppo.weights.load_hf import load_hf_weights
 from tests.distributed.programs.plain_sppo import TEMPERATURE, token_scores
 
 CYCLES = 50
+FP8 = ("delayed", "tensorwise", "blockwise", "tensorwise parameters", "blockwise parameters")
 
 
 def say(subject: str, **found: Any) -> None:
@@ -57,6 +58,7 @@ def problem() -> tuple[Ragged, Ragged]:
 
 def build(model: Path, *overrides: str) -> Actor:
     words = [f"actor.path={model}", "data.train=[none]", "actor.dtype=bf16", "actor.optimizer.lr=1e-4", *overrides]
+    words.append("actor.optimizer.clip_grad=0")  # a norm is a sum over shards: its last bits would be in every gradient
     config = load_config(Config, [], words).actor
     hf = read_hf_config(model)
     (groups,) = build_groups([Layout.of(config)], seed=1)
@@ -83,21 +85,26 @@ def update(actor: Actor, prompts: Ragged, responses: Ragged, old: Ragged) -> dic
 def compare(model: Path) -> None:
     prompts, responses = problem()
     want, bf16_norm, bf16 = hf_logprobs(model, prompts, responses), 0.0, torch.empty(0)
-    recipes = ("delayed", "tensorwise", "blockwise") if importlib.util.find_spec("transformer_engine") else ()
-    for recipe in ("none", *recipes):
-        actor = build(model, f"actor.fp8.recipe={recipe}")
+    has_fp8 = importlib.util.find_spec("transformer_engine") is not None
+    of_copies: dict[str, Tensor] = {}  # log-probs by recipe, of bf16 parameters with FP8 copies
+    for name in ("none", *(FP8 if has_fp8 else ())):
+        recipe, *parameters = name.split()
+        actor = build(model, f"actor.fp8.recipe={recipe}", *(f"actor.fp8.{word}=true" for word in parameters))
         found = actor.logprobs(prompts, responses)
         alone = Actor(actor.engine, replace(actor.config, micro_batch_tokens=1), TEMPERATURE).logprobs(prompts, responses)
         norm = update(actor, prompts, responses, found)["actor/grad_norm"]
         if recipe == "none":
             bf16, bf16_norm = found.values, norm
+        after = actor.logprobs(prompts, responses).values  # an update's casts of parameters are other kernels than a pass's
+        both = torch.stack([found.values, after])
         row = pack(responses, range(len(responses)), actor.engine.row_layout, platform.device())
         say(
-            "bf16" if recipe == "none" else recipe,
+            "bf16" if recipe == "none" else name,
             mean_difference=float((found.values - (want if recipe == "none" else bf16)).abs().mean()),
             packed_against_single=float((found.values - alone.values).abs().mean()),
             grad_norm_ratio=norm / bf16_norm,
             padded_to=row.tokens_T.numel() % row_multiple(actor.config),
+            against_copies=float((both - of_copies.setdefault(recipe, both)).abs().max()),
         )
         del actor
         torch.cuda.empty_cache()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from megatron_sppo.config.load import load_config
 from megatron_sppo.config.schema import AlgorithmConfig, Config, ModelConfig, RolloutConfig
 from megatron_sppo.critic import Critic
 from megatron_sppo.losses import LossSum
+from megatron_sppo.models import fp8
 from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.models.hf_config import read_hf_config
 from megatron_sppo.parallel import platform
@@ -107,8 +108,13 @@ def outputs(model: Actor | Critic) -> Ragged:
 
 
 def num_fp8_copies(model: Actor | Critic) -> int:
-    """Of weights, which Transformer Engine keeps from one micro-batch to the next."""
-    return sum(len(getattr(module, "_fp8_workspaces", ())) for module in model.engine.model.modules())
+    """Of weights, which Transformer Engine keeps from one micro-batch to the next; transposes of those in FP8 themselves."""
+    copies = sum(len(getattr(module, "_fp8_workspaces", ())) for module in model.engine.model.modules())
+    return copies + sum(parameter.get_usages()["columnwise"] for parameter in fp8_parameters(model))
+
+
+def fp8_parameters(model: Actor | Critic) -> list[Any]:
+    return [parameter for parameter in model.engine.model.parameters() if fp8.is_fp8(parameter)]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,16 @@ from transformer_engine.pytorch.quantization import FP8GlobalStateManager
 from megatron_sppo.config.offload import LEAVING
 from megatron_sppo.models import optimizer
 from megatron_sppo.parallel.collectives import gather_objects
-from tests.transformer_engine.programs.roles import Subject, build, fingerprint, num_fp8_copies, start, step, weights
+from tests.transformer_engine.programs.roles import (
+    Subject,
+    build,
+    fingerprint,
+    fp8_parameters,
+    num_fp8_copies,
+    start,
+    step,
+    weights,
+)
 
 
 def run_case(case: dict[str, Any]) -> dict[str, Any]:
@@ -34,6 +43,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     return {
         "steps": [{**asdict(each), "outputs": each.outputs.tolist()} for each in (first, second)],
         "num_fp8_copies_between": num_fp8_copies(model),
+        "num_fp8_parameters": len(fp8_parameters(model)),
         "num_queued": sum(len(queue) for queue in FP8GlobalStateManager.fp8_tensors_recompute_buffer),
         "num_buckets": len(model.engine.ddp.bucket_groups),
         "weights": fingerprint(weights(model)),

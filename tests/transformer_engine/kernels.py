@@ -20,7 +20,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partialmethod
-from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -32,7 +31,8 @@ import transformer_engine_torch as tex
 from torch import Tensor
 from torch.distributed import ProcessGroup, distributed_c10d
 from transformer_engine.pytorch import distributed
-from transformer_engine.pytorch.attention.dot_product_attention import dot_product_attention
+from transformer_engine.pytorch import utils as te_utils
+from transformer_engine.pytorch.attention.dot_product_attention import context_parallel
 from transformer_engine.pytorch.attention.dot_product_attention import utils as attention_utils
 from transformer_engine.pytorch.constants import TE_DType
 from transformer_engine.pytorch.cpp_extensions import gemm
@@ -43,6 +43,7 @@ from transformer_engine.pytorch.tensor.storage.float8_blockwise_tensor_storage i
 from transformer_engine.pytorch.tensor.storage.float8_tensor_storage import Float8TensorStorage
 
 from megatron_sppo.models import logit_math, logprobs
+from tests.transformer_engine import attention
 
 BLOCK = 128
 FP8 = {tex.DType.kFloat8E4M3: torch.float8_e4m3fn, tex.DType.kFloat8E5M2: torch.float8_e5m2}
@@ -326,20 +327,6 @@ def choose_fused_attention(parameters: Any) -> tuple[Any, ...]:
     return False, None, True, tex.NVTE_Fused_Attn_Backend.NVTE_F16_arbitrary_seqlen, False, [False, True, False]
 
 
-def fused_attention(self: Any, query: Tensor, key: Tensor, value: Tensor, **how: Any) -> Tensor:
-    """Causal attention within each sequence of a packed row: [T, heads, d] -> [T, heads * d]."""
-    assert how["qkv_layout"] == "thd_thd_thd" and how["attn_mask_type"] == "padding_causal"
-    outputs = []
-    for begin, end in pairwise(how["cu_seqlens_q"].tolist()):
-        q, k, v = (x[None, begin:end].float().transpose(1, 2) for x in (query, key, value))
-        grouped = q.shape[1] != k.shape[1]
-        o = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped, scale=self.softmax_scale)
-        outputs.append(o[0].transpose(0, 1))
-    output = torch.cat(outputs)
-    assert output.shape[0] == query.shape[0], "sequences fill the row"
-    return output.to(query.dtype).flatten(1)
-
-
 def multi_tensor_adam(
     chunk: int,
     noop: Tensor,
@@ -446,4 +433,7 @@ def install() -> None:
     _replace(distributed._get_cuda_rng_state, lambda *args, **kwargs: torch.get_rng_state())
     _replace(distributed._set_cuda_rng_state, lambda state, *args, **kwargs: torch.set_rng_state(state))
     _replace(attention_utils.get_attention_backend, choose_fused_attention)
-    dot_product_attention.FusedAttention.forward = fused_attention
+    _replace(te_utils.get_cudnn_version, lambda: (9, 10, 0))
+    _replace(context_parallel.flash_attn_p2p_communicate, attention.flash_attn_p2p_communicate)
+    for kernel in attention.KERNELS:
+        _replace(getattr(tex, kernel.__name__), kernel)

@@ -17,8 +17,18 @@ from tests.transformer_engine.models import MODELS, save_model
 PROGRAM = Path(__file__).parent / "programs" / "steps.py"
 
 ROLES = ("actor", "critic")
-ONE, SHARDED, PARALLEL = "tp1", "tp2", "tp2 with sequence parallelism"
-LAYOUTS: dict[str, list[str]] = {ONE: [], SHARDED: ["tp=2"], PARALLEL: ["tp=2", "sequence_parallel=true"]}
+ONE, SHARDED, PARALLEL, RING = "tp1", "tp2", "tp2 with sequence parallelism", "cp2"
+LAYOUTS: dict[str, list[str]] = {
+    ONE: [],
+    SHARDED: ["tp=2"],
+    PARALLEL: ["tp=2", "sequence_parallel=true"],
+    RING: ["cp=2"],
+    "cp4": ["cp=4"],
+    "cp2 and tp2 with sequence parallelism": ["cp=2", "tp=2", "sequence_parallel=true"],
+}
+NUM_RANKS = {
+    layout: math.prod(int(word[3:]) for word in words if word[:3] in ("tp=", "cp=")) for layout, words in LAYOUTS.items()
+}
 
 BF16 = "bf16"
 FORMATS: dict[str, list[str]] = {
@@ -50,7 +60,7 @@ DELAYED_RATIO = 1.25  # the largest before the first update (1.11)
 
 PLACES = [f"{kind} {role}, {layout}" for kind, role, layout in product(MODELS, ROLES, LAYOUTS)]
 ACTORS = [place for place in PLACES if " actor" in place]
-IN_EVERY_WAY = [place for place in PLACES if place.split(", ")[1] != SHARDED]
+IN_EVERY_WAY = [place for place in PLACES if place.split(", ")[1] in (ONE, PARALLEL, RING)]
 OVERLAPPED_FORMATS = (BF16, "tensorwise", "tensorwise parameters", "blockwise parameters")
 OVERLAPPED = [f"{kind} {role}, dp2" for kind, role in product(MODELS, ROLES)]
 
@@ -60,12 +70,12 @@ def subject(model: Path, role: str, layers: str, overrides: list[str]) -> dict[s
 
 
 def cases_of(place: str, model: Path, role: str, layout: str) -> dict[str, dict[str, Any]]:
-    """Every format, and each of them in every way (at TP 2 without sequence parallelism the formats alone)."""
+    """Every format, and each of them in every way in the layouts of `IN_EVERY_WAY`."""
     overrides = LAYOUTS[layout]
     cases = {f"{place}: local": {"subject": subject(model, role, "local", overrides)}}
     for name, words in FORMATS.items():
         cases[f"{place}: {name}"] = {"subject": subject(model, role, "transformer_engine", [*overrides, *words])}
-        for way in WAYS if layout != SHARDED else ():
+        for way in WAYS if place in IN_EVERY_WAY else ():
             key, value = way.split("=")
             more = {"offload": value} if key == "offload" else {}
             chosen = [*overrides, *words, *([] if more else [way])]
@@ -93,11 +103,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def results(
     models: dict[str, Path], torchrun: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Any]]:
-    on_ranks: dict[int, dict[str, dict[str, Any]]] = {1: {}, 2: {}}
+    on_ranks: dict[int, dict[str, dict[str, Any]]] = {num_ranks: {} for num_ranks in sorted(set(NUM_RANKS.values()))}
     for kind, role in product(MODELS, ROLES):
         for layout in LAYOUTS:
             place = f"{kind} {role}, {layout}"
-            on_ranks[1 if layout == ONE else 2] |= cases_of(place, models[kind], role, layout)
+            on_ranks[NUM_RANKS[layout]] |= cases_of(place, models[kind], role, layout)
         on_ranks[2] |= overlap_cases(f"{kind} {role}, dp2", models[kind], role)
     found: dict[str, dict[str, Any]] = {}
     for num_ranks, cases in on_ranks.items():

@@ -10,7 +10,7 @@ is the contiguous one (TN products): a product needs the row-wise or the column-
 that is missing is an error. The contracted dimension has to be a multiple of 16, the others of 8, and all of them of 128 where
 blocks have scales.
 
-Products are [M, K] x [N, K] -> [M, N].
+Products are [M, K] x [N, K] -> [M, N]. Attention's kernels have a file of their own, attention.py.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from megatron.core.dist_checkpointing.validation import StrictHandling
 from megatron_sppo.checkpoint.sharded import model_state
 from megatron_sppo.checkpoint.store import MANIFEST, CheckpointStore, read_manifest
 from megatron_sppo.config.load import load_config
-from megatron_sppo.config.schema import ActorConfig, Config
+from megatron_sppo.config.schema import ActorConfig, Config, FP8Config
 from megatron_sppo.errors import UserError
 from megatron_sppo.models.engine import MegatronEngine
 from megatron_sppo.models.hf_config import read_hf_config
@@ -58,7 +58,8 @@ def export_checkpoint(checkpoint: Path, output: Path, tp: int = 1) -> None:
             f"{saved[differing]}; put the model back that the run began with."
         )
     dtype = {"float32": "fp32", "bfloat16": "bf16"}[manifest["states"]["actor"]["dtype"]]
-    layout: ActorConfig = replace(actor, tp=tp, pp=1, cp=1, sequence_parallel=False, dtype=dtype)
+    # A checkpoint knows no FP8: what is written are its numbers, on a machine that need not have the kernels.
+    layout: ActorConfig = replace(actor, tp=tp, pp=1, cp=1, sequence_parallel=False, dtype=dtype, fp8=FP8Config())
     (groups,) = build_groups([Layout.of(layout)], seed=0)
     engine = MegatronEngine(hf, layout, groups, "lm", total_steps=1)
     with groups.active(), torch.no_grad():

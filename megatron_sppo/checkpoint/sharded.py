@@ -21,6 +21,7 @@ from megatron.core.dist_checkpointing.validation import StrictHandling
 
 from megatron_sppo.models import fp8
 from megatron_sppo.models.engine import MegatronEngine
+from megatron_sppo.models.optimizer import optimizer_parts
 from megatron_sppo.parallel import megatron_versions
 
 _FORMAT = {
@@ -51,7 +52,7 @@ def model_state(engine: MegatronEngine) -> dict[str, Any]:
 
 def _state(engine: MegatronEngine, is_loading: bool) -> dict[str, Any]:
     # Adam's moments appear at the first step; an actor in the critic's warm-up has not made one.
-    for part in getattr(engine.optimizer, "chained_optimizers", [engine.optimizer]):
+    for part in optimizer_parts(engine.optimizer):
         part.init_state_fn(part.optimizer, part.config)
     model = model_state(engine)
     optimizer = engine.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=_metadata(engine))

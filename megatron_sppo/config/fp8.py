@@ -48,11 +48,7 @@ def check_fp8(name: str, model: ModelConfig, device: Literal["cpu", "gpu"], shap
     """UserError where the recipe does not run on this device, with these knobs or with this model; ``name`` is its section."""
     fp8 = model.fp8
     if fp8.recipe == "none":
-        key = f"{name}.fp8.parameters=true"
-        require(
-            not fp8.parameters,
-            f"{key} goes with FP8 products alone: set {name}.fp8.recipe=tensorwise, or {name}.fp8.parameters=false",
-        )
+        _check_parameters(name, model)
         return
     in_bf16 = {"bf16_first_layers": fp8.bf16_first_layers, "bf16_last_layers": fp8.bf16_last_layers}
     chosen = next((f"{name}.fp8.{end}={count}" for end, count in in_bf16.items() if count), "")
@@ -63,8 +59,7 @@ def check_fp8(name: str, model: ModelConfig, device: Literal["cpu", "gpu"], shap
         fp8.recipe != "delayed" or not chosen,
         f"{chosen} does not go with {key}, whose history covers all layers: set {name}.fp8.recipe=tensorwise",
     )
-    if fp8.parameters:
-        _check_parameters(name, model)
+    _check_parameters(name, model)
     if shape is not None:
         of_stage = shape.num_layers // model.pp  # Megatron takes them from the first and from the last pipeline stage alone
         for end, count in in_bf16.items():
@@ -74,7 +69,13 @@ def check_fp8(name: str, model: ModelConfig, device: Literal["cpu", "gpu"], shap
 
 
 def _check_parameters(name: str, model: ModelConfig) -> None:
+    if not model.fp8.parameters:
+        return
     key = f"{name}.fp8.parameters=true"
+    require(
+        model.fp8.recipe != "none",
+        f"{key} goes with FP8 products alone: set {name}.fp8.recipe=tensorwise, or {name}.fp8.parameters=false",
+    )
     require(
         model.fp8.recipe != "delayed",
         f"{key} needs scales from the start, and {name}.fp8.recipe=delayed has seen no weight when it is to cast them: "

@@ -31,7 +31,7 @@ from megatron_sppo.models.gpt import Head, build_gpt, without_recomputation
 from megatron_sppo.models.hf_config import HFModelConfig
 from megatron_sppo.models.logprobs import LMHead
 from megatron_sppo.models.offload import Mirror, Residency, Storages, storages_of
-from megatron_sppo.models.optimizer import build_optimizer, build_scheduler, optimizer_tensors, wrap_ddp
+from megatron_sppo.models.optimizer import build_optimizer, build_scheduler, optimizer_parts, optimizer_tensors, wrap_ddp
 from megatron_sppo.models.packing import PackedSequences, RowLayout
 from megatron_sppo.models.rotary import Rotation
 from megatron_sppo.parallel import platform
@@ -94,7 +94,7 @@ class MegatronEngine:
 
     def cast_parameters(self) -> None:
         """Make the parameters from the optimizer's fp32 ones, as a step does. Collective."""
-        for part in getattr(self.optimizer, "chained_optimizers", [self.optimizer]):
+        for part in optimizer_parts(self.optimizer):
             if isinstance(part, MixedPrecisionOptimizer):  # an fp32 model's parameters are the optimizer's
                 part._copy_main_params_to_model_params()  # noqa: SLF001
         if self.config.optimizer.distributed:

@@ -57,9 +57,14 @@ def build_optimizer(
     return get_megatron_optimizer(mcore, [ddp], use_gloo_process_groups=False, pg_collection=groups.pg)
 
 
+def optimizer_parts(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
+    """The optimizers that it is made of: itself, where it is not a chain of several."""
+    return list(getattr(optimizer, "chained_optimizers", [optimizer]))
+
+
 def optimizer_tensors(optimizer: MegatronOptimizer) -> Iterator[Tensor]:
     """What it keeps between steps: the parameters that it steps (fp32 copies of bf16 ones) and its states."""
-    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+    for part in optimizer_parts(optimizer):
         if part.optimizer is None:  # a rank without a parameter of this kind
             continue
         for group in part.optimizer.param_groups:

@@ -144,6 +144,7 @@ class Executor:
             self._land(run, *in_flight)
         assert not run.missing.total(), "a plan writes every parameter to its end"
         self._arenas = {}
+        self._source.release()
         return run.cost
 
     def _put(self, run: _Run, puts: Iterable[Handover]) -> None:

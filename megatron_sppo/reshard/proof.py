@@ -42,8 +42,9 @@ class Proof:
         self._wrong: list[int] = []  # copies found to differ
 
     def begin(self) -> None:
-        """Forget what was found."""
+        """Forget what was found, and what was made of the source to find it."""
         self._sums, self._wrong = [], []
+        self._source.release()
 
     def add_source(self) -> None:
         """The trainer's end of what travels, as it is on the wire."""

@@ -90,7 +90,6 @@ class ReshardSync:
         pushed = time.perf_counter()
         if is_proven:
             self.prove()
-        self._source.release()
         return {
             **cost.metrics(),
             "perf/reshard/push_seconds": pushed - started,
@@ -128,7 +127,6 @@ class ReshardSync:
         if self._weights is not None:
             for param in self._weights.comparable:
                 self._proof.subtract_target(param, self._weights.live(param))
-        self._source.release()
         self._proof.conclude(self._job.host_group)
 
 

@@ -34,7 +34,6 @@ from transformer_engine.pytorch import distributed
 from transformer_engine.pytorch import utils as te_utils
 from transformer_engine.pytorch.attention.dot_product_attention import context_parallel
 from transformer_engine.pytorch.attention.dot_product_attention import utils as attention_utils
-from transformer_engine.pytorch.constants import TE_DType
 from transformer_engine.pytorch.cpp_extensions import gemm
 from transformer_engine.pytorch.module import base
 from transformer_engine.pytorch.tensor.float8_blockwise_tensor import Float8BlockQuantizer, Float8BlockwiseQTensor
@@ -44,10 +43,10 @@ from transformer_engine.pytorch.tensor.storage.float8_tensor_storage import Floa
 
 from megatron_sppo.models import logit_math, logprobs
 from tests.transformer_engine import attention
+from tests.transformer_engine.attention import TORCH_DTYPES
 
 BLOCK = 128
 FP8 = {tex.DType.kFloat8E4M3: torch.float8_e4m3fn, tex.DType.kFloat8E5M2: torch.float8_e5m2}
-TORCH_DTYPES = {te_dtype: dtype for dtype, te_dtype in TE_DType.items()}
 # What a quantised tensor holds, with one scale and with one for each block.
 COPIES = (
     *("_data", "_scale_inv", "_transpose", "_transpose_invalid"),
@@ -73,8 +72,9 @@ def cast(x: Tensor, scale: Tensor, fp8: tex.DType) -> Tensor:
     return (x.float() * scale).clamp(-limit, limit).to(FP8[fp8]).view(torch.uint8)
 
 
-def scale_for(amax: Tensor, fp8: tex.DType) -> Tensor:
-    return torch.where(amax > 0, largest(fp8) / amax, 1.0)
+def scale_for(amax: Tensor, limit: float, is_power_of_2: bool = False) -> Tensor:
+    scale = torch.where(amax > 0, limit / amax, 1.0)
+    return scale.log2().floor().exp2() if is_power_of_2 else scale
 
 
 def quantize(tensor: Tensor, quantizer: Quantizer, out: Any = None, noop: Tensor | None = None) -> Any:
@@ -109,7 +109,7 @@ def _quantize_whole(x: Tensor, quantizer: Float8Quantizer | Float8CurrentScaling
     else:
         if quantizer.with_amax_reduction:
             torch.distributed.all_reduce(amax, op=torch.distributed.ReduceOp.MAX, group=quantizer.amax_reduction_group)
-        scale = scale_for(amax, quantizer.dtype)
+        scale = scale_for(amax, largest(quantizer.dtype))
     data = cast(x, scale, quantizer.dtype)
     fields = {
         "data": data if quantizer.rowwise_usage else None,
@@ -145,14 +145,16 @@ def _block_copy(x_MK: Tensor, quantizer: Float8BlockQuantizer) -> tuple[Tensor, 
     num_rows, num_columns = x_MK.shape
     assert num_rows % BLOCK == num_columns % BLOCK == 0, f"{tuple(x_MK.shape)} is not made of blocks of {BLOCK}"
     height = BLOCK if quantizer.block_scaling_dim == 2 else 1
-    amax = x_MK.float().abs().reshape(num_rows // height, height, num_columns // BLOCK, BLOCK).amax((1, 3))
-    scale = scale_for(amax, quantizer.dtype)
-    if quantizer.force_pow_2_scales:
-        scale = scale.log2().floor().exp2()
+    scale = scale_for(_block_amax(x_MK, height), largest(quantizer.dtype), quantizer.force_pow_2_scales)
     inverse = scale.reciprocal()
     stored = inverse if height == BLOCK else inverse.t()
     padded = F.pad(stored, (0, -stored.shape[1] % 4)).contiguous()
     return cast(x_MK, _spread(scale, height), quantizer.dtype).contiguous(), padded
+
+
+def _block_amax(x_MK: Tensor, height: int) -> Tensor:
+    num_rows, num_columns = x_MK.shape
+    return x_MK.float().abs().reshape(num_rows // height, height, num_columns // BLOCK, BLOCK).amax((1, 3))
 
 
 def _spread(of_blocks: Tensor, height: int) -> Tensor:
@@ -196,9 +198,9 @@ def compute_amax(shard: Tensor, amax: Tensor) -> None:
 def multi_tensor_compute_scale_and_scale_inv(
     chunk: int, noop: Tensor, lists: Sequence[Sequence[Tensor]], limit: float, force_pow_2_scales: bool, epsilon: float
 ) -> None:
+    assert not epsilon
     for amax, scale, inverse in zip(*lists, strict=True):
-        found = torch.where(amax > 0, limit / amax.clamp_min(epsilon), 1.0)
-        scale.copy_(found.log2().floor().exp2() if force_pow_2_scales else found)
+        scale.copy_(scale_for(amax, limit, force_pow_2_scales))
         inverse.copy_(scale.reciprocal())
 
 
@@ -211,9 +213,7 @@ def _in_whole(shard: Tensor, height: int, width: int, start: int) -> Tensor:
 
 def fp8_block_scaling_compute_partial_amax(shard: Tensor, amax: Tensor, height: int, width: int, start: int, block: int) -> None:
     assert block == BLOCK and height % BLOCK == width % BLOCK == 0
-    whole = _in_whole(shard, height, width, start).abs()
-    found = whole.reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK).amax((1, 3))
-    amax[:, : width // BLOCK].copy_(found)
+    amax[:, : width // BLOCK].copy_(_block_amax(_in_whole(shard, height, width, start), BLOCK))
 
 
 def fp8_block_scaling_partial_cast(

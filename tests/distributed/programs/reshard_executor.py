@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -67,12 +67,8 @@ class Memory:
         self.done[param] = self._open.pop(param)
 
 
-def numbered(layout: RankLayout, shapes: Shapes, dtype: torch.dtype) -> list[Tensor]:
-    """A rank's flat parameters; each element has the number of its HF element, those in no box are -1."""
-    widths, firsts, first = [shape[-1] for shape in shapes.values()], [], 1
-    for shape in shapes.values():
-        firsts.append(first)
-        first += torch.Size(shape).numel()
+def laid_out(layout: RankLayout, rectangle: Callable[[int, int, int, int, int], Tensor]) -> list[Tensor]:
+    """A rank's flat parameters in fp32 out of ``rectangle(tensor, row, column, rows, columns)``; elements in no box are -1."""
     boxes: Boxes = layout.boxes
     sizes = [0] * len(layout.params)
     for param, offset, rows, columns, stride in zip(
@@ -84,9 +80,21 @@ def numbered(layout: RankLayout, shapes: Shapes, dtype: torch.dtype) -> list[Ten
         tensor, row, column, rows, columns, param, offset, stride = (
             int(getattr(boxes, field.name)[index]) for field in dataclasses.fields(boxes)
         )
-        numbers = firsts[tensor] + (row + torch.arange(rows))[:, None] * widths[tensor] + column + torch.arange(columns)
-        values[param].as_strided((rows, columns), (stride, 1), offset).copy_(numbers)
-    return [value.to(dtype) for value in values]
+        values[param].as_strided((rows, columns), (stride, 1), offset).copy_(rectangle(tensor, row, column, rows, columns))
+    return values
+
+
+def numbered(layout: RankLayout, shapes: Shapes, dtype: torch.dtype) -> list[Tensor]:
+    """A rank's flat parameters; each element has the number of its HF element."""
+    widths, firsts, first = [shape[-1] for shape in shapes.values()], [], 1
+    for shape in shapes.values():
+        firsts.append(first)
+        first += torch.Size(shape).numel()
+
+    def numbers(tensor: int, row: int, column: int, rows: int, columns: int) -> Tensor:
+        return firsts[tensor] + (row + torch.arange(rows))[:, None] * widths[tensor] + column + torch.arange(columns)
+
+    return [values.to(dtype) for values in laid_out(layout, numbers)]
 
 
 def check(name: str, machines: Sequence[int], cap: int, wire: torch.dtype) -> int:

@@ -30,43 +30,20 @@ from megatron_sppo.reshard.proof import Proof
 from megatron_sppo.reshard.push_plan import PushPlan
 from megatron_sppo.reshard.source import live_source
 from megatron_sppo.weights.mapping import mapped_parameters
+from tests.distributed.programs.reshard_executor import Memory, laid_out
 from tests.transformer_engine.programs.roles import Subject, build, fingerprint, outputs, problem, start, step, weights
 
 CAP = 1 << 16  # bytes of a round: several rounds even of a tiny model
 
 
-class Received:
-    """An engine's parameters."""
-
-    def __init__(self, sizes: list[int]) -> None:
-        self.flats = [torch.zeros(size, dtype=torch.bfloat16) for size in sizes]
-
-    def dtype(self, param: int) -> torch.dtype:
-        return self.flats[param].dtype
-
-    def lands(self, param: int) -> bool:
-        return False
-
-    def flat(self, param: int) -> Tensor:
-        return self.flats[param]
-
-    def finish(self, param: int) -> None: ...
-
-
 def filled(layout: RankLayout, shapes: Shapes, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    """A rank's flat parameters as HF ``tensors`` fill them; zero where none does."""
-    boxes, names = layout.boxes, list(shapes)
-    ends = boxes.offset + (boxes.rows - 1) * boxes.row_stride + boxes.columns
-    sizes = [int(ends[boxes.param == param].max()) for param in range(len(layout.params))]
-    flats = Received(sizes).flats
-    columns = (boxes.tensor, boxes.row, boxes.column, boxes.rows, boxes.columns, boxes.param, boxes.offset, boxes.row_stride)
-    for tensor, row, column, num_rows, num_columns, param, offset, stride in zip(
-        *(each.tolist() for each in columns), strict=True
-    ):
-        name = names[tensor]
-        values = tensors[name].view(matrix_shape(shapes[name]))[row : row + num_rows, column : column + num_columns]
-        flats[param].as_strided((num_rows, num_columns), (stride, 1), offset).copy_(values)
-    return flats
+    """A rank's flat parameters as HF ``tensors`` fill them."""
+    matrices = [tensors[name].view(matrix_shape(shape)) for name, shape in shapes.items()]
+
+    def rectangle(tensor: int, row: int, column: int, rows: int, columns: int) -> Tensor:
+        return matrices[tensor][row : row + rows, column : column + columns]
+
+    return [values.bfloat16() for values in laid_out(layout, rectangle)]
 
 
 def pushes(model: Actor, cluster: Cluster) -> list[bool]:
@@ -75,23 +52,21 @@ def pushes(model: Actor, cluster: Cluster) -> list[bool]:
     _, targets = layouts(engine.hf, cluster, shapes)
     layout, source = live_source(mapped_parameters(engine.ddp), engine.hf, shapes, engine.groups.tp_rank, cluster.tp)
     plan = PushPlan.make(layout, targets[rank], shapes, CAP, torch.bfloat16.itemsize, None)
-    sizes = [flat.numel() for flat in filled(targets[rank], shapes, weights(model))]
-    received = Received(sizes)
-    device = torch.device("cpu")
-    executor = Executor(plan.local, plan.rounds, rank, source, received, torch.bfloat16, device, None)
+    received = Memory([flat.numel() for flat in filled(targets[rank], shapes, weights(model))], torch.bfloat16)
+    executor = Executor(plan.local, plan.rounds, rank, source, received, torch.bfloat16, torch.device("cpu"), None)
     proof = Proof(Copies.concatenate(plan.local, plan.rounds.copies), tuple(shapes), rank, source, torch.bfloat16)
     found = []
     for number in range(2):
         if number:
             step(model)
+        received.done.clear()
         executor.run()
         proof.add_source()
-        for param, flat in enumerate(received.flats):
+        for param, flat in received.done.items():
             proof.subtract_target(param, flat)
         proof.conclude(None)  # raises where they differ
-        source.release()
         expected = filled(targets[rank], shapes, weights(model))
-        found.append(all(torch.equal(flat, other) for flat, other in zip(received.flats, expected, strict=True)))
+        found.append(all(torch.equal(received.done[param], values) for param, values in enumerate(expected)))
     return found
 
 

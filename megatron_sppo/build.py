@@ -19,7 +19,7 @@ from megatron_sppo.config.algorithms import critic_form
 from megatron_sppo.config.offload import LEAVING
 from megatron_sppo.config.run_dir import check_run_dir
 from megatron_sppo.config.schema import Config
-from megatron_sppo.critic import Critic, NoCritic, ValueModel, initial_logit
+from megatron_sppo.critic import Critic, NoCritic, ValueModel, ValuesAhead, initial_logit
 from megatron_sppo.data.curriculum import Drawn, draw, everything
 from megatron_sppo.data.files import unique_names
 from megatron_sppo.data.prompts import PromptSet, PromptStream, render_prompts
@@ -42,7 +42,7 @@ from megatron_sppo.rewards.checked import CheckedReward
 from megatron_sppo.rewards.load import load_accuracy, load_reward
 from megatron_sppo.rollout.engine import RolloutEngine
 from megatron_sppo.rollout.remote_engine import RemoteEngine
-from megatron_sppo.rollout.sampler import InTurn, OneAhead
+from megatron_sppo.rollout.sampler import Elsewhere, InTurn, OneAhead
 from megatron_sppo.rollout.serve import Push
 from megatron_sppo.rollout.vllm_engine import VLLMEngine
 from megatron_sppo.trainer import Parts
@@ -177,12 +177,13 @@ def build(prepared: Prepared, job: Job) -> Parts:
     _begin_offload(config, engines)  # before vLLM takes its memory
     engine, sync = _rollout_side(config, policy, job)
     accuracy = load_accuracy(config.reward)
-    sampler = _sampler(prepared, engine, critic)
+    asked = _asked_ahead(prepared, engine, critic)
+    sampler = _sampler(prepared, engine, critic, asked)
     return Parts(
         config=config,
         algorithm=prepared.algorithm,
         actor=actor,
-        critic=critic,
+        critic=asked,
         engine=engine,
         sampler=sampler,
         collector=Collector(
@@ -246,7 +247,17 @@ def rollout_dtype(config: Config) -> torch.dtype:
     return platform.resolve_dtype(config.actor.dtype if config.rollout.dtype == "auto" else config.rollout.dtype)
 
 
-def _sampler(prepared: Prepared, engine: RolloutEngine, critic: ValueModel) -> InTurn:
+def _asked_ahead(prepared: Prepared, engine: RolloutEngine, critic: ValueModel) -> ValueModel:
+    """Where other ranks sample a step's own rollouts, a critic of prompts is asked meanwhile; one response a prompt."""
+    waits = isinstance(engine, RemoteEngine) and not prepared.config.rollout.max_staleness
+    alone = prepared.algorithm.sampling(1).responses_per_prompt == 1
+    if waits and alone and isinstance(critic, Critic) and critic.form.reads == "prompt":
+        return ValuesAhead(critic)
+    return critic
+
+
+def _sampler(prepared: Prepared, engine: RolloutEngine, critic: ValueModel, asked: ValueModel) -> InTurn:
+    """``critic`` chooses a curriculum's prompts; ``asked`` may be asked for their values while they are sampled."""
     config, prompts, decode = prepared.config, prepared.prompts, prepared.tokenizer.decode
 
     def drawn(step: int) -> Drawn:
@@ -263,4 +274,7 @@ def _sampler(prepared: Prepared, engine: RolloutEngine, critic: ValueModel) -> I
 
     if config.rollout.max_staleness and isinstance(engine, RemoteEngine):
         return OneAhead(engine, drawn, prepared.algorithm.sampling, decode, pushes, config.steps)
+    if isinstance(engine, RemoteEngine):
+        begin_values = asked.begin if isinstance(asked, ValuesAhead) else None
+        return Elsewhere(engine, drawn, prepared.algorithm.sampling, decode, pushes, begin_values)
     return InTurn(engine, drawn, prepared.algorithm.sampling, decode, pushes)

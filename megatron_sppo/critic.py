@@ -149,6 +149,35 @@ class Critic:
         return [*update.micro_batch_metrics, {"critic/grad_norm": Mean(update.grad_norm, 1), "critic/lr": Mean(update.lr, 1)}]
 
 
+class ValuesAhead:
+    """A critic that reads the prompt alone, asked as soon as the prompts are known: while other ranks sample the responses."""
+
+    def __init__(self, critic: Critic) -> None:
+        assert critic.form.reads == "prompt", f"this critic reads the {critic.form.reads}"
+        self._critic = critic
+        self._held: tuple[Ragged, Ragged] | None = None  # (prompts, V of each) of the step under way
+
+    def begin(self, prompts: Ragged) -> None:
+        """[B] a prompt for each response to come, in their order. Collective."""
+        self._held = prompts, self._critic.values(prompts, Ragged.empty_rows(len(prompts)))
+
+    def values(self, prompts: Ragged, responses: Ragged) -> Ragged:
+        """Those that :meth:`begin` found; the critic's own where it was not called, as for rollouts out of a checkpoint."""
+        if self._held is None:
+            return self._critic.values(prompts, responses)
+        (begun, values), self._held = self._held, None
+        assert prompts.lengths.equal(begun.lengths) and prompts.values.equal(begun.values), "other prompts than those begun"
+        return values
+
+    def update(self, batch: CriticBatch | None, loss: Loss, seed: int) -> dict[str, Metric]:
+        """See the protocol."""
+        return self._critic.update(batch, loss, seed)
+
+    def work(self, prompts: Ragged, responses: Ragged) -> Work:
+        """See the protocol."""
+        return self._critic.work(prompts, responses)
+
+
 def initial_logit(prior: float, form: CriticForm) -> float:
     """Of the value head, so that V = ``prior`` everywhere before the first update."""
     return math.log(prior / (1.0 - prior)) if form.output == "probability" else prior

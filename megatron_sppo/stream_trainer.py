@@ -35,11 +35,11 @@ class StreamTrainer(Trainer):
         parts, learns, clock = self.parts, step > self.config.critic.warmup_steps, self.new_clock()
         with clock.phase("curriculum"):
             drawn = parts.sampler.draw(step)
-        with clock.phase("value"):
-            values = parts.critic.values(drawn.prompts.tokens, Ragged.empty_rows(len(drawn.prompts)))  # before this step's update
         engine = parts.engine
         assert isinstance(engine, RemoteEngine), "checked before: config.placement.check_placement"
         batches = engine.stream(drawn.prompts, parts.algorithm.sampling(step), self.config.actor.mini_batch_size)
+        with clock.phase("value"):  # the first responses are being sampled
+            values = parts.critic.values(drawn.prompts.tokens, Ragged.empty_rows(len(drawn.prompts)))  # before this step's update
         with parts.actor.engine.training():  # with ``offload`` there once, not for each mini-batch
             arrived = [
                 self._train_on(rollouts, indices, values, clock, learns) for indices, rollouts in clock.each("rollout", batches)

@@ -55,12 +55,18 @@ class RemoteEngine:
         return read_rollouts_result(result, under_way.prompts, under_way.responses_per_prompt)
 
     def stream(self, prompts: Prompts, plan: SamplingPlan, size: int) -> Iterator[tuple[list[int], Rollouts]]:
-        """(response indices, responses), ``size`` at a time in order of arrival; one sample per prompt. To be read to its end."""
+        """Begin to sample, at once: (response indices, responses), ``size`` at a time in order of arrival; one sample per prompt.
+
+        To be read to its end.
+        """
         assert plan.responses_per_prompt == 1 and self._job.store is not None
         self._num_streams += 1
         name, order = f"stream{self._num_streams}", sampling_order("stream", prompts, plan)
         self._send(Parcel({**order.note, "mailbox": name}, order.tensors))
-        mailbox, world = Mailbox(self._job.store, name), platform.host_group()
+        return self._arriving(prompts, Mailbox(self._job.store, name), size)
+
+    def _arriving(self, prompts: Prompts, mailbox: Mailbox, size: int) -> Iterator[tuple[list[int], Rollouts]]:
+        world = platform.host_group()
         for first in range(0, len(prompts), size):
             if self._job.rank == 0:
                 arrived = [Answer.from_bytes(mailbox.take()) for _ in range(min(size, len(prompts) - first))]

@@ -42,14 +42,19 @@ class InTurn:
             return sampled
         with clock.phase("curriculum"):
             drawn = self.draw(step)
+        return Sampled(drawn, self._sample(step, drawn.prompts, clock, on_progress, on_finished), step - 1)
+
+    def _sample(
+        self, step: int, prompts: Prompts, clock: StepClock, on_progress: OnProgress | None, on_finished: OnFinished | None
+    ) -> Rollouts:
         with ExitStack() as then:
             with clock.phase("wake"):
                 then.enter_context(self._engine.awake(until_push=self._pushes(step)))
             with clock.phase("rollout"):
-                rollouts = self._engine.generate(drawn.prompts, self._plan(step), self._decode, on_progress, on_finished)
+                rollouts = self._engine.generate(prompts, self._plan(step), self._decode, on_progress, on_finished)
             with clock.phase("sleep"):
                 then.close()
-        return Sampled(drawn, rollouts, step - 1)
+        return rollouts
 
     def settle(self, clock: StepClock) -> None:
         """Wait until nothing is under way, so that vLLM's weights may change."""
@@ -61,6 +66,35 @@ class InTurn:
     def load_tensors(self, state: dict[str, Any]) -> None:
         """Back to where :meth:`tensors` was called; ``{}`` where nothing waited."""
         self._waiting = from_plain(state) if state else None
+
+
+class Elsewhere(InTurn):
+    """A step's own rollouts are sampled by other ranks; meanwhile these compute the values that the prompts are enough for."""
+
+    def __init__(
+        self,
+        engine: RemoteEngine,
+        draw: Draw,
+        plan: Plan,
+        decode: Decode,
+        pushes: Callable[[int], bool],
+        begin_values: Callable[[Ragged], None] | None,
+    ) -> None:
+        """``begin_values``: :meth:`megatron_sppo.critic.ValuesAhead.begin`; None: they need the responses, or there are none."""
+        super().__init__(engine, draw, plan, decode, pushes)
+        self._remote, self._begin_values = engine, begin_values
+
+    def _sample(
+        self, step: int, prompts: Prompts, clock: StepClock, on_progress: OnProgress | None, on_finished: OnFinished | None
+    ) -> Rollouts:
+        assert on_finished is None, "the responses are on other ranks until all are there"
+        with clock.phase("rollout"):
+            self._remote.submit(prompts, self._plan(step))
+        if self._begin_values is not None:
+            with clock.phase("value"):
+                self._begin_values(prompts.tokens)
+        with clock.phase("rollout"):
+            return self._remote.collect()
 
 
 class OneAhead(InTurn):

@@ -35,6 +35,7 @@ pytest_tier() {
 check environment tools/setup_env.sh cpu
 ((failures == 0)) || exit 1
 export PATH="$venv/bin:$PATH" OMP_NUM_THREADS=1
+unset PYTHONDONTWRITEBYTECODE # hundreds of ranks import what the first could have compiled for all
 
 check ruff ruff check .
 check format ruff format --check .

@@ -94,10 +94,14 @@ def test_the_table_holds_the_values_of_the_paper(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "machines"), RUNS.items())
 def test_every_config_fits_its_hardware(name: str, machines: tuple[int, int, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What `plan` advises against is the paper's own choice, and in no other config."""
     nodes, gpus, gpu = map(str, machines)
     path = EXAMPLES / "configs" / f"{name}.yaml"
     assert main(["plan", str(path), "--nodes", nodes, "--gpus-per-node", gpus, "--gpu", gpu]) == 0
-    assert capsys.readouterr().out.endswith("\nfits\n")
+    text = capsys.readouterr().out
+    assert text.endswith("\nfits\n")
+    advice = [line for line in text.splitlines() if line.startswith("warning: ") and "not on this machine" not in line]
+    assert name in ELEVEN or not advice, advice
 
 
 # --- launch.sh, with `torchrun` and `scontrol` that say what they were asked for ----------------------------------------

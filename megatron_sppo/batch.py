@@ -8,7 +8,7 @@ Shape legend: see :mod:`megatron_sppo.ragged`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -78,6 +78,24 @@ class Rollouts:
             truncated_B=self.truncated_B[list(indices)],
             texts=tuple(self.texts[index] for index in indices),
         )
+
+    def to_prompts(self, first: int, prompts: Prompts) -> Rollouts:
+        """The responses to ``prompts`` alone, which are these ones' prompts from place ``first`` on."""
+        index_B = self.prompt_index_B - first
+        inside = ((index_B >= 0) & (index_B < len(prompts))).nonzero()[:, 0].tolist()
+        return replace(self.select(inside), prompts=prompts, prompt_index_B=index_B[inside])
+
+
+def join_prompts(parts: Sequence[Prompts]) -> Prompts:
+    """One after the other."""
+    return Prompts(
+        ids=tuple(name for part in parts for name in part.ids),
+        texts=tuple(text for part in parts for text in part.texts),
+        golds=tuple(gold for part in parts for gold in part.golds),
+        sources=tuple(source for part in parts for source in part.sources),
+        tokens=Ragged.joined([part.tokens for part in parts]),
+        messages=tuple(message for part in parts for message in part.messages),
+    )
 
 
 def join_rollouts(parts: Sequence[Rollouts], prompts: Prompts, order: Sequence[int]) -> Rollouts:

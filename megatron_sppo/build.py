@@ -198,7 +198,9 @@ def build(prepared: Prepared, job: Job) -> Parts:
         prompts=prepared.prompts,
         decode=prepared.tokenizer.decode,
         reward=prepared.reward,
-        validator=Validator(prepared.benchmarks, accuracy, config.validation, config.rollout, config.seed),
+        validator=Validator(
+            prepared.benchmarks, accuracy, config.validation, config.rollout, config.seed, config.reward.while_sampling
+        ),
         checkpointer=Checkpointer(Path(config.run_dir), config.checkpoint, engines),
         stop=StopFile(config.run_dir),
     )

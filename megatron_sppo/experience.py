@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megatron_sppo.batch import Prompts, Rollouts, SamplingPlan
+from megatron_sppo.batch import Rollouts, SamplingPlan, join_prompts
 from megatron_sppo.data.curriculum import Drawn
 from megatron_sppo.monitor.clock import StepClock
 from megatron_sppo.ragged import Ragged
 from megatron_sppo.rewards.early import EarlyGrading
 from megatron_sppo.rewards.protocol import Reward
-from megatron_sppo.rewards.spread import Graded, grade_rollouts, sample_from
-from megatron_sppo.rollout.engine import OnFinished, OnProgress
-from megatron_sppo.rollout.orders import Answer
+from megatron_sppo.rewards.spread import Graded, grade_rollouts
+from megatron_sppo.rollout.early import hands_over_to
+from megatron_sppo.rollout.engine import OnProgress
 from megatron_sppo.rollout.sampler import InTurn, Sampled
 
 
@@ -109,14 +109,6 @@ class Collector:
         return _experience(joined, joined.rollouts.select(rows), counts, rows)
 
 
-def hands_over_to(early: EarlyGrading, plan: SamplingPlan) -> OnFinished:
-    def hand_over(prompts: Prompts, answer: Answer) -> None:
-        prompt = answer.index // plan.responses_per_prompt
-        early.submit(answer.index, sample_from(prompts, prompt, answer.text, len(answer.tokens), answer.is_truncated))
-
-    return hand_over
-
-
 def _set_apart(sampled: Sampled, graded: Graded, plan: SamplingPlan, metrics: Mapping[str, float]) -> _Round:
     drawn, rollouts, policy_step = sampled.drawn, sampled.rollouts, sampled.policy_step
     per_prompt, num_tokens = plan.responses_per_prompt, int(rollouts.response_tokens.lengths.sum())
@@ -154,7 +146,7 @@ def _joined(rounds: list[_Round]) -> _Round:
     """All rounds as one: their prompts one after the other."""
     if len(rounds) == 1:
         return rounds[0]
-    prompts = _joined_prompts([part.drawn.prompts for part in rounds])
+    prompts = join_prompts([part.drawn.prompts for part in rounds])
     sizes = torch.tensor([len(part.drawn.prompts) for part in rounds])
     offsets = (sizes.cumsum(0) - sizes).tolist()
     parts = [part.rollouts for part in rounds]
@@ -175,15 +167,4 @@ def _joined(rounds: list[_Round]) -> _Round:
         num_tokens=sum(part.num_tokens for part in rounds),
         policy_step=rounds[0].policy_step,
         metrics=rounds[-1].metrics,
-    )
-
-
-def _joined_prompts(parts: list[Prompts]) -> Prompts:
-    return Prompts(
-        ids=tuple(name for part in parts for name in part.ids),
-        texts=tuple(text for part in parts for text in part.texts),
-        golds=tuple(gold for part in parts for gold in part.golds),
-        sources=tuple(source for part in parts for source in part.sources),
-        tokens=Ragged.joined([part.tokens for part in parts]),
-        messages=tuple(message for part in parts for message in part.messages),
     )

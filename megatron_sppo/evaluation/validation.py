@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_sppo.batch import Prompts, Rollouts, SamplingPlan
+from megatron_sppo.batch import Prompts, Rollouts, SamplingPlan, join_prompts
 from megatron_sppo.config.schema import RolloutConfig, ValidationConfig
 from megatron_sppo.evaluation.answers import extracted
 from megatron_sppo.evaluation.estimators import estimate, pass_at_k, per_problem_mean
 from megatron_sppo.monitor.samples import Sample
-from megatron_sppo.rewards.protocol import Reward
-from megatron_sppo.rewards.spread import grade_rollouts
+from megatron_sppo.rewards.early import EarlyGrading
+from megatron_sppo.rewards.protocol import Reward, Verdict
+from megatron_sppo.rewards.spread import Graded, grade_rollouts
+from megatron_sppo.rollout.early import hands_over_to
 from megatron_sppo.rollout.engine import Decode, OnProgress, RolloutEngine
 
 
@@ -50,12 +52,22 @@ class Validation:
 
 
 class Validator:
-    """Samples every benchmark with fixed seeds, so that two validations differ by the policy alone."""
+    """Samples every benchmark with fixed seeds, so that two validations differ by the policy alone.
+
+    All of them at once: an engine that is asked for one benchmark after the other waits for the longest response of each.
+    """
 
     def __init__(
-        self, benchmarks: tuple[Benchmark, ...], reward: Reward, config: ValidationConfig, rollout: RolloutConfig, seed: int
+        self,
+        benchmarks: tuple[Benchmark, ...],
+        reward: Reward,
+        config: ValidationConfig,
+        rollout: RolloutConfig,
+        seed: int,
+        while_sampling: bool = False,
     ) -> None:
-        self.benchmarks, self.reward, self.config = benchmarks, reward, config
+        """``while_sampling``: grade a response as soon as it is there, not when all are."""
+        self.benchmarks, self.reward, self.config, self.while_sampling = benchmarks, reward, config, while_sampling
         self.plan = SamplingPlan(
             num_samples=config.samples,
             temperature=config.temperature,
@@ -68,14 +80,29 @@ class Validator:
 
     def run(self, step: int, engine: RolloutEngine, decode: Decode, on_progress: OnProgress | None = None) -> list[Validation]:
         """Collective; the same result on every rank."""
-        results = []
+        if not self.benchmarks:
+            return []
+        rollouts, graded = self._sample(engine, decode, on_progress)
+        results, first = [], 0
         for benchmark in self.benchmarks:
-            rollouts = engine.generate(benchmark.prompts, self.plan, decode, on_progress)
-            results.append(self._result(step, benchmark, rollouts))
+            responses = rollouts.to_prompts(first, benchmark.prompts)
+            start = first * self.plan.responses_per_prompt
+            results.append(self._result(step, benchmark, responses, graded.verdicts[start : start + len(responses)]))
+            first += len(benchmark.prompts)
         return results
 
-    def _result(self, step: int, benchmark: Benchmark, rollouts: Rollouts) -> Validation:
-        graded = grade_rollouts(self.reward, rollouts)
+    def _sample(self, engine: RolloutEngine, decode: Decode, on_progress: OnProgress | None) -> tuple[Rollouts, Graded]:
+        """Of all benchmarks."""
+        prompts = join_prompts([benchmark.prompts for benchmark in self.benchmarks])
+        if not self.while_sampling:
+            rollouts = engine.generate(prompts, self.plan, decode, on_progress)
+            return rollouts, grade_rollouts(self.reward, rollouts)
+        early = EarlyGrading(self.reward)
+        rollouts = engine.generate(prompts, self.plan, decode, on_progress, hands_over_to(early, self.plan))
+        return rollouts, early.finish()[0]
+
+    def _result(self, step: int, benchmark: Benchmark, rollouts: Rollouts, verdicts: tuple[Verdict, ...]) -> Validation:
+        graded = Graded(verdicts)
         rewards_B = graded.rewards
         accuracy = estimate(per_problem_mean(rewards_B, rollouts.prompt_index_B, len(benchmark.prompts)))
         num_samples = self.config.samples

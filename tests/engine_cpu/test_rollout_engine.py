@@ -193,6 +193,16 @@ def test_responses_graded_while_others_are_sampled_get_the_same_verdicts(seen: S
     assert {gold for _, gold, _ in graded["early"]} == set(map(str, program.PROMPT_LENGTHS))
 
 
+def test_benchmarks_are_sampled_together(seen: Seen) -> None:
+    """One pass over two benchmarks tells of each what a pass of its own tells, whenever its responses are graded."""
+    for found in seen.values():
+        validations = found["validations"]
+        assert [part["benchmark"] for part in validations["apart"]] == ["a", "b"]
+        assert validations["apart"] == validations["together"] == validations["meanwhile"]
+        assert not validations["none"]
+        assert 0 < validations["together"][0]["accuracy"] != validations["together"][1]["accuracy"] > 0
+
+
 def test_impossible_requests_are_refused_in_one_sentence(seen: Seen, kind: str) -> None:
     errors = seen["one", kind, 0]["user_errors"]
     assert "rollout.tp=64" in errors["tp"]

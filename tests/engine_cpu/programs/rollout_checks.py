@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,16 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from megatron_sppo.batch import Prompts, Rollouts, SamplingPlan
-from megatron_sppo.config.schema import RolloutConfig
+from megatron_sppo.config.schema import RolloutConfig, ValidationConfig
+from megatron_sppo.data.prompts import select_prompts
 from megatron_sppo.errors import UserError, WeightMismatch
-from megatron_sppo.experience import hands_over_to
+from megatron_sppo.evaluation.validation import Benchmark, Validation, Validator
 from megatron_sppo.parallel import platform
 from megatron_sppo.ragged import Ragged
 from megatron_sppo.rewards.early import EarlyGrading
 from megatron_sppo.rewards.protocol import Sample, Verdict
 from megatron_sppo.rewards.spread import Graded, grade_rollouts
+from megatron_sppo.rollout.early import hands_over_to
 from megatron_sppo.rollout.vllm_engine import VLLMEngine
 
 PROMPT_LENGTHS = (5, 17, 3, 150, 150, 40, 9, 11, 30)  # two share a prefix longer than one block of the KV cache
@@ -72,6 +74,22 @@ def graded_meanwhile(engine: VLLMEngine, prompts: Prompts) -> tuple[dict[str, An
     graded, share = early.finish()
     afterwards = grade_rollouts(count_fives, rollouts)
     return plain(rollouts), {"early": words(graded), "share": share, "afterwards": words(afterwards)}
+
+
+def validations(engine: VLLMEngine, prompts: Prompts, config: RolloutConfig) -> dict[str, list[Validation]]:
+    """Of two benchmarks, sampled one after the other, together, and graded meanwhile."""
+    benchmarks = [Benchmark(name, select_prompts(prompts, places)) for name, places in (("a", (3, 0, 7)), ("b", (1, 4, 5, 2)))]
+
+    def run(*chosen: Benchmark, while_sampling: bool = False) -> list[Validation]:
+        settings = ValidationConfig(samples=2, temperature=1.0, dump_samples=3)
+        return Validator(chosen, count_fives, settings, config, 1, while_sampling).run(1, engine, decode)
+
+    return {
+        "apart": [result for benchmark in benchmarks for result in run(benchmark)],
+        "together": run(*benchmarks),
+        "meanwhile": run(*benchmarks, while_sampling=True),
+        "none": run(),
+    }
 
 
 def words(graded: Graded) -> list[tuple[float, str | None, str]]:
@@ -138,6 +156,7 @@ def check(folder: Path, out: Path, tp: int, last_rank: bool) -> dict[str, Any]:
     with engine.awake():
         found["sampled"] = plain(engine.generate(prompts, SAMPLED, decode, lambda done, total: progress.append((done, total))))
         found["again"], found["graded"] = graded_meanwhile(engine, prompts)
+        found["validations"] = {name: list(map(asdict, parts)) for name, parts in validations(engine, prompts, config).items()}
         found["greedy"] = plain(engine.generate(prompts, GREEDY, decode))
         found["scores"] = engine.score(prompts.tokens).values
     found["progress"] = progress

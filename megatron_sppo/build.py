@@ -177,13 +177,13 @@ def build(prepared: Prepared, job: Job) -> Parts:
     _begin_offload(config, engines)  # before vLLM takes its memory
     engine, sync = _rollout_side(config, policy, job)
     accuracy = load_accuracy(config.reward)
-    asked = _asked_ahead(prepared, engine, critic)
-    sampler = _sampler(prepared, engine, critic, asked)
+    critic = _asked_ahead(prepared, engine, critic)
+    sampler = _sampler(prepared, engine, critic)
     return Parts(
         config=config,
         algorithm=prepared.algorithm,
         actor=actor,
-        critic=asked,
+        critic=critic,
         engine=engine,
         sampler=sampler,
         collector=Collector(
@@ -258,8 +258,7 @@ def _asked_ahead(prepared: Prepared, engine: RolloutEngine, critic: ValueModel) 
     return critic
 
 
-def _sampler(prepared: Prepared, engine: RolloutEngine, critic: ValueModel, asked: ValueModel) -> InTurn:
-    """``critic`` chooses a curriculum's prompts; ``asked`` may be asked for their values while they are sampled."""
+def _sampler(prepared: Prepared, engine: RolloutEngine, critic: ValueModel) -> InTurn:
     config, prompts, decode = prepared.config, prepared.prompts, prepared.tokenizer.decode
 
     def drawn(step: int) -> Drawn:
@@ -277,6 +276,6 @@ def _sampler(prepared: Prepared, engine: RolloutEngine, critic: ValueModel, aske
     if config.rollout.max_staleness and isinstance(engine, RemoteEngine):
         return OneAhead(engine, drawn, prepared.algorithm.sampling, decode, pushes, config.steps)
     if isinstance(engine, RemoteEngine):
-        begin_values = asked.begin if isinstance(asked, ValuesAhead) else None
+        begin_values = critic.begin if isinstance(critic, ValuesAhead) else None
         return Elsewhere(engine, drawn, prepared.algorithm.sampling, decode, pushes, begin_values)
     return InTurn(engine, drawn, prepared.algorithm.sampling, decode, pushes)

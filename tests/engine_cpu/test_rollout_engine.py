@@ -150,8 +150,8 @@ def test_truncation_flag_and_stop_tokens(seen: Seen, kind: str, layout: str) -> 
     rollouts = seen[layout, kind, 0]["sampled"]
     stops = {program.END_TOKEN_ID, *program.SAMPLED.stop_token_ids}
     truncated = rollouts["truncated"].tolist()
-    everywhere = {cut for each in KINDS for cut in seen[layout, each, 0]["sampled"]["truncated"].tolist()}
-    assert everywhere == {False, True}, "which responses reach the limit depends on vLLM's release"
+    assert any(truncated)
+    assert not all(truncated)
     for tokens, cut in zip(rows(rollouts, "tokens"), truncated, strict=True):
         assert not stops.intersection(tokens[:-1].tolist())
         assert (int(tokens[-1]) not in stops) == cut
